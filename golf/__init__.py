@@ -1,0 +1,1 @@
+"""Fairway's library: everything that a stage computes, from raw text to a scored artifact."""
