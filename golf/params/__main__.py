@@ -1,0 +1,41 @@
+"""Hold every section of params.yaml against its dataclass, and name the first thing wrong.
+
+    python -m golf.params
+
+`train` runs this before it spends an hour on weights that a later stage's bad parameter would waste.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import fields
+from pathlib import Path
+
+import golf.params
+from golf.params.base import Section, load, load_seeds
+from golf.params.stats import Stats
+from golf.runtime.errors import MissingInput, run_main
+
+
+def sections() -> list[type[Section]]:
+    """Every section there is, by the name of its module."""
+    modules = [f"golf.params.{found.name}" for found in pkgutil.iter_modules(golf.params.__path__)]
+    for name in sorted(modules):
+        if not name.endswith(("base", "__main__")):
+            importlib.import_module(name)
+    return Section.__subclasses__()
+
+
+def main() -> None:
+    """Check all sections, the seeds, and that the baseline exists."""
+    checked = [load(section) for section in sections()]
+    load_seeds()
+    baseline = next(section.baseline for section in checked if isinstance(section, Stats))
+    if not Path(baseline).is_file():
+        raise MissingInput(f"stats.baseline: {baseline}: no such file", hint="ls golf/stats/baselines")
+    print(f"params: {sum(len(fields(section)) for section in checked)} keys in {len(checked)} sections")  # type: ignore[arg-type, misc]
+
+
+if __name__ == "__main__":
+    run_main("params", main)

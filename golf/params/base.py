@@ -1,0 +1,163 @@
+"""Reading one section of params.yaml into its dataclass, refusing what does not fit by its full name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from golf.runtime.errors import ConfigError, MissingInput
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section:
+    """Base of every section: ``SECTION`` is its key in params.yaml, its fields are the section's keys."""
+
+    SECTION: ClassVar[str] = ""
+
+    def require(self, condition: bool, key: str, needed: str, example: object) -> None:
+        """Refuse the value of ``key`` unless ``condition`` holds."""
+        if not condition:
+            found = getattr(self, key)
+            raise ConfigError(
+                f"{self.SECTION}.{key}: found {found!r}, needed {needed}",
+                hint=f"dvc exp run -S {self.SECTION}.{key}={example}",
+            )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load(section: type[S], path: Path | str = PARAMS_FILE) -> S:
+    """Read and check ``section`` from a YAML or JSON file of sections.
+
+    Raises:
+        ConfigError: a key is unknown, missing, of another type or out of range.
+        MissingInput: there is no such file.
+    """
+    document = _read(Path(path))
+    values = document.get(section.SECTION)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: section {section.SECTION!r} is missing", hint="git checkout params.yaml")
+    return from_dict(section, values, str(path))
+
+
+def from_dict(section: type[S], values: dict[str, Any], where: str = "params") -> S:
+    """Build ``section`` from a dict that must hold exactly its keys."""
+    hints = typing.get_type_hints(section)
+    fields = {field.name: field for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            known = ", ".join(fields)
+            raise ConfigError(f"{where}: unknown key {section.SECTION}.{key}; known: {known}")
+    for key, field in fields.items():
+        if key not in values:
+            raise ConfigError(
+                f"{where}: {section.SECTION}.{key} is missing",
+                hint=f"add `{key}: {_yaml(field.default)}` under `{section.SECTION}:`",
+            )
+    checked = {key: _check(f"{section.SECTION}.{key}", value, hints[key], where) for key, value in values.items()}
+    return section(**checked)
+
+
+def check_every_section() -> None:
+    """Hold the whole of params.yaml, before an expensive stage: the later ones' parameters too.
+
+    In a process of its own: a stage that imported the other sections would depend on them, and retrain for a comment.
+
+    Raises:
+        ConfigError: some parameter of some section is unknown, missing, of another type or out of range.
+    """
+    command = [sys.executable, "-m", "golf.params"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ConfigError(result.stderr.strip().removeprefix("params: "))
+
+
+def to_dict(section: Section) -> dict[str, Any]:
+    """The section as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))  # type: ignore[call-overload]
+
+
+def load_seeds(path: Path | str = PARAMS_FILE) -> list[int]:
+    """The seeds of the run: distinct non-negative integers.
+
+    Raises:
+        ConfigError: the list is empty, repeats a seed, or holds something else.
+    """
+    seeds = _read(Path(path)).get("seeds")
+    known = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if known and seeds and len(set(seeds)) == len(seeds):
+        return list(seeds)
+    raise ConfigError(
+        f"{path}: seeds: found {seeds!r}, needed distinct non-negative integers",
+        hint="dvc exp run -S 'seeds=[42,314,999]'",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file", hint="run from the repository's top folder")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: byte {error.start}") from None
+    if path.suffix == ".json":
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    else:
+        import yaml  # only here: the shipped program reads JSON and need not have PyYAML
+
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: found {type(document).__name__}, needed a mapping of sections")
+    return document
+
+
+def _check(key: str, value: Any, hint: Any, where: str) -> Any:
+    """``value`` converted to the annotated type, or an error that names ``key``."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        needed = "one of " + ", ".join(map(str, args))
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_check(f"{key}[{i}]", item, args[0], where) for i, item in enumerate(value))
+        needed = "a list"
+    elif origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _check(key, value, next(arg for arg in args if arg is not type(None)), where)
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            return float(value)
+        needed = "a finite number" + (" (YAML reads 1e-4 as text: write 1.0e-4)" if _looks_numeric(value) else "")
+    elif type(value) is hint:
+        return value
+    else:
+        needed = {int: "an integer", bool: "true or false", str: "text"}.get(hint, str(hint))
+    raise ConfigError(f"{where}: {key}: found {value!r}, needed {needed}")
+
+
+def _looks_numeric(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
+
+
+def _yaml(default: Any) -> str:
+    return json.dumps(list(default) if isinstance(default, tuple) else default)

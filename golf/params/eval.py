@@ -1,0 +1,35 @@
+"""How the artifact is scored on the validation split."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from golf.params.base import Section
+
+
+@dataclass(frozen=True)
+class Eval(Section):
+    """Sliding windows, then score-first test-time training by SGD on chunks that have been scored."""
+
+    SECTION: ClassVar[str] = "eval"
+
+    seq_len: int = 256  # tokens of context a window holds
+    stride: int = 192  # tokens a window scores; the rest of it is context
+    batch_windows: int = 16  # windows a forward pass
+    ttt: bool = True  # the final score adapts; false: the final score is the sliding one
+    ttt_chunk_tokens: int = 2048  # tokens scored before they are trained on
+    ttt_epochs: int = 1  # passes over a scored chunk
+    ttt_lr: float = 0.005  # SGD, the same for every chunk: a schedule over the stream would depend on its end
+    ttt_momentum: float = 0.9
+    ttt_grad_clip: float = 1.0
+    budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
+
+    def __post_init__(self) -> None:
+        self.require(self.seq_len >= 2, "seq_len", "at least 2", 512)
+        self.require(1 <= self.stride <= self.seq_len, "stride", f"1 to seq_len ({self.seq_len})", 64)
+        self.require(self.batch_windows >= 1, "batch_windows", "at least 1", 16)
+        self.require(self.ttt_chunk_tokens >= self.seq_len, "ttt_chunk_tokens", "at least seq_len", 32_768)
+        self.require(self.ttt_epochs >= 1, "ttt_epochs", "at least 1", 1)
+        self.require(self.ttt_lr > 0, "ttt_lr", "above 0", 0.005)
+        self.require(0 <= self.ttt_momentum < 1, "ttt_momentum", "0 to 1", 0.9)
+        self.require(self.ttt_grad_clip > 0, "ttt_grad_clip", "above 0", 1.0)
+        self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)

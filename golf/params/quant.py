@@ -1,0 +1,33 @@
+"""Post-training quantisation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from golf.params.base import Section
+
+
+@dataclass(frozen=True)
+class Quant(Section):
+    """Full-Hessian GPTQ; the step of a row is clip_sigma * std(row) / (2^(bits-1) - 1)."""
+
+    SECTION: ClassVar[str] = "quant"
+
+    bits: int = 6  # width of the matrices: 5 is smaller and coarser
+    embed_bits: int = 8  # width of the embeddings
+    clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
+    embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_clip_sigma)
+    calibration_tokens: int = 32768  # training tokens the Hessians are collected from
+    seq_len: int = 256  # tokens of a window of that text
+    heldout_tokens: int = 8192  # held-out training tokens that bpb before and after is reported on
+    damping: float = 0.01  # of the mean diagonal, added to the Hessian; grows when Cholesky fails
+    block_size: int = 128  # columns quantised between two updates of the rest
+
+    def __post_init__(self) -> None:
+        self.require(2 <= self.bits <= 8, "bits", "2 to 8", 6)
+        self.require(2 <= self.embed_bits <= 8, "embed_bits", "2 to 8", 7)
+        for key in ("clip_sigma", "embed_clip_sigma", "damping"):
+            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
+        self.require(self.calibration_tokens >= 256, "calibration_tokens", "at least 256", 65_536)
+        self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
+        self.require(self.heldout_tokens >= 256, "heldout_tokens", "at least 256", 16_384)
+        self.require(self.block_size >= 1, "block_size", "at least 1", 128)
