@@ -1,0 +1,1 @@
+"""What every stage needs and no stage is about: files, reports, errors, devices, clocks, random state."""

@@ -1,0 +1,78 @@
+"""Which device a stage runs on, with how many threads and processes, as the section ``hardware`` says."""
+
+from __future__ import annotations
+
+import torch
+
+from golf.params.hardware import Hardware
+from golf.runtime.errors import ConfigError
+
+
+def prepare(hardware: Hardware) -> torch.device:
+    """Set the CPU threads of this process and return the device for one process.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    if not uses_gpu(hardware):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def uses_gpu(hardware: Hardware) -> bool:
+    """Whether stages compute on a GPU here. Starts no CUDA context.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    if hardware.device == "cpu" or (hardware.device == "auto" and not torch.cuda.is_available()):
+        return False
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        found = f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
+        raise ConfigError(f"hardware.device=cuda: {found}", hint="dvc exp run -S hardware.device=auto")
+    return True
+
+
+def describe(device: torch.device) -> str:
+    """For timing reports: the GPU's name, or ``cpu`` with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def process_count(hardware: Hardware, *, divides: int, at_most: int | None = None) -> tuple[int, str]:
+    """How many ranks to start on this machine, and the reason.
+
+    Args:
+        hardware: ``processes`` forces the number; 0 takes one a GPU, and one on CPU.
+        divides: a number that the chosen count must divide, such as the windows of a batch.
+        at_most: bound of the automatic choice.
+
+    Raises:
+        ConfigError: more processes are asked for than there are GPUs.
+    """
+    gpus = torch.cuda.device_count() if uses_gpu(hardware) else 0
+    if hardware.processes:
+        if gpus and hardware.processes > gpus:
+            raise ConfigError(
+                f"hardware.processes: found {hardware.processes}, needed at most the {gpus} GPUs of this machine",
+                hint="dvc exp run -S hardware.processes=0",
+            )
+        return hardware.processes, "hardware.processes"
+    if not gpus:
+        return 1, "no GPU in use"
+    most = min(gpus, at_most or gpus)
+    count = max(number for number in range(1, most + 1) if divides % number == 0)
+    return count, f"{count} of {gpus} GPUs" if count < gpus else "one a GPU"
+
+
+def choose_compile(hardware: Hardware, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile the model, and the reason."""
+    if hardware.compile != "auto":
+        return hardware.compile == "on", "hardware.compile"
+    if device.type != "cuda":
+        return False, "no GPU in use"
+    return True, "a GPU repays it"

@@ -1,0 +1,97 @@
+"""One error type, one line of text, one exit code.
+
+Every message says what went wrong, where, the value found, the value needed and the next command:
+
+    size gate: 16,012,334 bytes > 16,000,000 (seed 43: model 15,964,214 + code 48,120). Try: dvc exp run -S quant.bits=5
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes, as sysexits.h names them. A scheduler retries ``RETRY`` and nothing else."""
+
+    FAILURE = 1
+    DATA = 65  # the input, or the size of the result, is wrong: no retry can help
+    NO_INPUT = 66  # a file that must exist does not
+    IO = 74  # the disk is full or unwritable
+    RETRY = 75  # the machine failed (GPU, NCCL, network): the same command may pass
+    CONFIG = 78  # a parameter is unknown or has a bad value
+
+
+_INTERRUPTED = 128 + 2  # as a shell says it of SIGINT
+_MACHINE = {"AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError"}  # of torch, by name
+
+
+class FairwayError(Exception):
+    """An error meant for the user: one line, no traceback."""
+
+    def __init__(self, message: str, *, hint: str = "", code: Exit = Exit.FAILURE) -> None:
+        super().__init__(f"{message.rstrip('. ')}. Try: {hint}" if hint else message)
+        self.code = code
+
+
+class ConfigError(FairwayError):
+    """A parameter is unknown, missing or out of range."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, code=Exit.CONFIG)
+
+
+class DataError(FairwayError):
+    """A file's content is not what it must be."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, code=Exit.DATA)
+
+
+class MissingInput(FairwayError):
+    """A file or directory that a stage reads does not exist."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, code=Exit.NO_INPUT)
+
+
+def run_main(name: str, main: Callable[[], None]) -> None:
+    """Call ``main`` and leave the process: a :class:`FairwayError` or a disk error as one line on stderr.
+
+    Programming errors keep their traceback: those are ours, not the user's. So does a failure of the machine's GPUs or
+    of the connection between ranks, but its exit code says that the same command may pass.
+    """
+    try:
+        main()
+    except FairwayError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.code)
+    except OSError as error:
+        text = _disk_error(error)
+        if text is None:
+            raise
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+        sys.exit(Exit.IO)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr, flush=True)
+        sys.exit(_INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ not in _MACHINE:
+            raise
+        traceback.print_exc()
+        print(f"{name}: the machine failed: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+        sys.exit(Exit.RETRY)
+
+
+def _disk_error(error: OSError) -> str | None:
+    where = error.filename or "the working directory"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: no space left on the device; nothing half-written was kept. Try: dvc gc --workspace"
+    if error.errno in (errno.EIO, errno.EFBIG):
+        return f"{where}: {error.strerror}; the disk must take the whole file. Try: df -h {where}"
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{where}: {error.strerror}; the directory must be writable. Try: ls -ld {where}"
+    return None
