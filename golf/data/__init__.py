@@ -1,0 +1,1 @@
+"""Corpora, shards, tokenizers, byte counting, loaders."""

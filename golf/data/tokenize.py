@@ -1,0 +1,233 @@
+"""Write ``data/tokenizer`` and ``data/shards``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.data.cores import available_cores
+from golf.data.encode import (
+    PARALLEL_FROM,
+    encode_documents,
+    stream_bytes,
+    text_digest,
+    validation_documents,
+)
+from golf.data.raw import place, raw_documents, read_manifest
+from golf.data.scan import Documents, shared_documents
+from golf.data.shards import INDEX, list_shards, read_shard, write_shard
+from golf.data.tokenizer import check_model, find_model, load_sentencepiece, train_model
+from golf.params.tokenizer import Tokenizer
+from golf.runtime.errors import ConfigError, DataError
+from golf.runtime.files import whole_directory, write_bytes, write_json
+from golf.runtime.progress import Progress
+
+SPLITS = ("train", "heldout", "val")
+
+
+def tokenize(
+    config: Tokenizer,
+    raw: Path | str = "data/raw",
+    tokenizer: Path | str = "data/tokenizer",
+    shards: Path | str = "data/shards",
+) -> dict[str, Any]:
+    """Train or reuse the tokenizer, encode every split, and return the index of the shards.
+
+    Raises:
+        DataError, ConfigError, MissingInput: the raw data and the tokenizer do not fit each other or the parameters;
+            nothing is written then.
+    """
+    raw = Path(raw)
+    manifest = read_manifest(raw)
+    with whole_directory(tokenizer) as tokenizer_folder, whole_directory(shards) as folder:
+        chosen = _validation_choice(config, raw)
+        model_path = tokenizer_folder / "tokenizer.model"
+        _bring_model(config, raw, model_path, chosen)
+        model = load_sentencepiece(model_path)
+        vocab_size, bos_id = int(model.vocab_size()), int(model.bos_id())
+        total = sum(entry.get("text_bytes", 0) for entry in manifest["files"])
+        with Progress("tokenize", max(total / 1e6, 1e-6)) as bar:
+            writer = _Writer(model_path, config.shard_tokens, total, bar)
+            if list_shards(raw, "train"):
+                _pass_through(raw, folder, "train", vocab_size)
+            else:
+                train = (text for text in raw_documents(raw, "train") if text_digest(text) not in chosen)
+                writer.write(folder, "train", train)
+            if list_shards(raw, "val"):
+                _pass_through(raw, folder, "val", vocab_size)
+            else:
+                writer.write(folder, "val", _val_text(raw, chosen))
+        _split_heldout(folder, config.heldout_share, bos_id)
+        index = _index(folder, model_path, vocab_size, bos_id)
+        if list_shards(raw, "val") and not list_shards(raw, "train"):
+            _check_overlap(folder, bos_id)
+        write_json(folder / INDEX, index)
+        _write_table(model_path, tokenizer_folder)
+    return index
+
+
+def _validation_choice(config: Tokenizer, raw: Path) -> set[bytes]:
+    """Digests of the training documents that become validation; none when validation came with the data."""
+    if list_shards(raw, "val") or any(raw.glob("val-*.jsonl")):
+        return set()
+    if list_shards(raw, "train"):
+        raise DataError(
+            f"{raw}: found training shards without validation, needed validation shards or text",
+            hint="put some into data/source/val (data.val_path)",
+        )
+    return validation_documents(raw_documents(raw, "train"), config.val_share)
+
+
+def _val_text(raw: Path, chosen: set[bytes]) -> Iterator[str]:
+    if not chosen:
+        yield from raw_documents(raw, "val")
+        return
+    yield from (text for text in raw_documents(raw, "train") if text_digest(text) in chosen)
+
+
+def _bring_model(config: Tokenizer, raw: Path, target: Path, chosen: set[bytes]) -> None:
+    """Put the model at ``target``: the user's, the one of the published shards, or one trained on training text."""
+    given, published = find_model(config.model), raw / "tokenizer.model"
+    if published.is_file():
+        if given is not None and given.read_bytes() != published.read_bytes():
+            raise ConfigError(
+                f"tokenizer.model: found {given}, but the published shards come with another tokenizer",
+                hint="dvc exp run -S tokenizer.model=data/source/tokenizer (an empty folder)",
+            )
+        given = published
+    if given is None:
+        if list_shards(raw, "val"):
+            raise DataError(
+                f"{raw}: validation is shards, and there is no tokenizer to reuse: theirs is needed",
+                hint="dvc exp run -S tokenizer.model=THEIR.model",
+            )
+        train = (text for text in raw_documents(raw, "train") if text_digest(text) not in chosen)
+        write_bytes(target, train_model(train, config.vocab_size, config.train_bytes))
+    else:
+        shutil.copyfile(given, target)
+    check_model(load_sentencepiece(target), given or target.name)
+
+
+class _Writer:
+    """Encodes documents into shards of ``shard_tokens`` tokens; the last one is shorter."""
+
+    def __init__(self, model: Path, shard_tokens: int, text_bytes: int, bar: Progress) -> None:
+        self.model = model
+        self.shard_tokens = shard_tokens
+        self.processes = available_cores() if text_bytes >= PARALLEL_FROM else 1
+        self.bar = bar
+
+    def write(self, folder: Path, split: str, documents: Iterable[str]) -> None:
+        """Write ``split`` of ``documents``.
+
+        Raises:
+            DataError: no document has a token.
+        """
+        waiting: list[np.ndarray] = []
+        size = count = 0
+        for encoded, text_bytes in encode_documents(self.model, documents, processes=self.processes):
+            waiting += encoded
+            size += sum(part.size for part in encoded)
+            while size >= self.shard_tokens:
+                stream = np.concatenate(waiting)
+                write_shard(folder / f"{split}_{count:06d}.bin", stream[: self.shard_tokens])
+                waiting, size, count = [stream[self.shard_tokens :]], size - self.shard_tokens, count + 1
+            self.bar.advance(text_bytes / 1e6, split)
+        if size:
+            write_shard(folder / f"{split}_{count:06d}.bin", np.concatenate(waiting))
+        elif count == 0:
+            raise DataError(f"data/raw: no token in the split {split!r}: its documents normalise to nothing")
+
+
+def _pass_through(raw: Path, folder: Path, split: str, vocab_size: int) -> None:
+    """Link the shards of ``split`` under our names; their tokens must be the tokenizer's."""
+    for number, path in enumerate(list_shards(raw, split)):
+        tokens = read_shard(path)
+        largest = int(tokens.max()) if tokens.size else -1
+        if largest >= vocab_size:
+            raise DataError(
+                f"{path}: found token {largest}, needed 0 to {vocab_size - 1}: another tokenizer wrote this shard",
+                hint="dvc exp run -S tokenizer.model=THEIR.model",
+            )
+        place(path, folder / f"{split}_{number:06d}.bin", link=True)
+        sidecar = path.with_name(re.sub(rf"(^|_){split}_", rf"\g<1>{split}_bytes_", path.name, count=1))
+        if sidecar.is_file():
+            place(sidecar, folder / f"{split}_bytes_{number:06d}.bin", link=True)
+
+
+def _split_heldout(folder: Path, share: float, bos_id: int) -> None:
+    """Move the last ``share`` of the training tokens to the split heldout, from the nearest document's start on.
+
+    Where none is near (half that share at most), a document is cut and its rest begins with a BOS of its own.
+    """
+    paths = list_shards(folder, "train")
+    sizes = [read_shard(path).size for path in paths]
+    wanted = max(round(share * sum(sizes)), 2)
+    tail: list[np.ndarray] = []
+    while paths and sum(part.size for part in tail) < wanted:
+        path = paths.pop()
+        tokens = read_shard(path)
+        missing = wanted - sum(part.size for part in tail)
+        if tokens.size <= missing and paths:
+            tail.insert(0, np.array(tokens))
+            path.unlink()
+            continue
+        cut = max(tokens.size - missing, 0)
+        starts = np.flatnonzero(np.asarray(tokens) == bos_id)
+        starts = starts[(starts >= 1) & (np.abs(starts - cut) <= wanted // 2)]
+        place_of_cut = int(starts[np.abs(starts - cut).argmin()]) if starts.size else cut
+        tail.insert(0, np.array(tokens[place_of_cut:]))
+        kept = np.array(tokens[:place_of_cut])
+        path.unlink()  # a link to the raw shard: never written through
+        if kept.size:
+            write_shard(path, kept)
+        break
+    heldout = np.concatenate(tail) if tail else np.zeros(0, dtype=np.uint16)
+    if heldout.size and heldout[0] != bos_id:
+        heldout = np.concatenate([np.array([bos_id], dtype=np.uint16), heldout])
+    if heldout.size < 2 or sum(read_shard(path).size for path in list_shards(folder, "train")) < 2:
+        raise DataError(
+            f"data/raw: {sum(sizes):,} training tokens are too few to keep {share:.0%} of them aside",
+            hint="bring more text, or raise data.max_bytes",
+        )
+    write_shard(folder / "heldout_000000.bin", heldout)
+
+
+def _index(folder: Path, model_path: Path, vocab_size: int, bos_id: int) -> dict[str, Any]:
+    splits: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        paths = list_shards(folder, split)
+        parts = [read_shard(path) for path in paths]
+        splits[split] = {
+            "files": [path.name for path in paths],
+            "tokens": sum(part.size for part in parts),
+            "documents": sum(int(np.count_nonzero(part == bos_id)) for part in parts),
+            "bytes": stream_bytes(model_path, paths, folder if split == "val" else None),
+        }
+    return {"vocab_size": vocab_size, "bos_id": bos_id, "splits": splits}
+
+
+def _check_overlap(folder: Path, bos_id: int) -> None:
+    """Validation came as shards and training as text: only now, as tokens, can their documents be compared."""
+    both = []
+    for splits in (("val",), ("train", "heldout")):
+        parts = [read_shard(path) for split in splits for path in list_shards(folder, split)]
+        both.append(Documents(parts, [np.flatnonzero(part == bos_id) for part in parts]))
+    shared = shared_documents(*both)
+    if shared:
+        raise DataError(
+            f"data/raw: overlap: found {len(shared):,} of {both[0].starts.size:,} validation documents in the training "
+            "text, needed none: their scores would be memory",
+            hint="remove them from data.path",
+        )
+
+
+def _write_table(model_path: Path, folder: Path) -> None:
+    from golf.data.bytecount import ByteTable  # imports torch: not in the encoding processes
+
+    ByteTable.from_sentencepiece(model_path).save(folder / "bytes.safetensors")
