@@ -1,0 +1,77 @@
+"""What is added to or mixed into the token embedding: hashed bigrams, smearing, value embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.model.linear import Adapters, Embedding, Linear
+
+# The hash of the 1.1228 and 1.1147 records.
+HASH_CURRENT, HASH_PREVIOUS = 36313, 27191
+BIGRAM_SCALE = 0.05  # initial weight of the bigram embedding, as in those records
+VALUE_EMBED_SCALE = 0.1  # initial weight of the value embedding, as in those records
+
+
+def has_predecessor(tokens: Tensor, bos_id: int) -> Tensor:
+    """(B, T) bool: whether the token before stands in the same document and in this window."""
+    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+    return (tokens != bos_id) & ~first
+
+
+class BigramHash(nn.Module):
+    """tokens (B, T) -> (B, T, D): ``scale * project(table[hash(token, previous token)])``.
+
+    ``hash = (36313 * id_t xor 27191 * id_{t-1}) mod (buckets - 1)``; a token without a predecessor takes the last
+    bucket, so a document's first token never depends on the document before it.
+    """
+
+    def __init__(self, buckets: int, width: int, dim: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.table = Embedding(buckets, width)
+        self.project = Linear(width, dim)
+        self.scale = nn.Parameter(torch.tensor(BIGRAM_SCALE))
+
+    def bucket(self, tokens: Tensor, linked: Tensor) -> Tensor:
+        """(B, T) int64: the bucket of each position."""
+        previous = F.pad(tokens[:, :-1], (1, 0))
+        hashed = (HASH_CURRENT * tokens ^ HASH_PREVIOUS * previous) % (self.buckets - 1)
+        return torch.where(linked, hashed, self.buckets - 1)
+
+    def forward(self, tokens: Tensor, linked: Tensor, dtype: torch.dtype, adapters: Adapters | None = None) -> Tensor:
+        """Embed each pair; ``linked`` is :func:`has_predecessor`; the product runs in ``dtype``."""
+        rows = self.table(self.bucket(tokens, linked)).to(dtype)
+        return self.project(rows, adapters) * self.scale.to(dtype)
+
+
+class SmearGate(nn.Module):
+    """x (B, T, D) -> ``x_t + sigmoid(gate) * (x_{t-1} - x_t)``, per channel; unchanged without a predecessor.
+
+    Version 1 of the 1.1228 record. The record had no document mask: there, the last token of a document leaked into
+    the BOS of the next one.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, linked: Tensor) -> Tensor:
+        """Smear; ``linked`` (B, T) is :func:`has_predecessor`."""
+        previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+        return x + (torch.sigmoid(self.gate).to(x.dtype) * linked[..., None]) * (previous - x)
+
+
+class ValueEmbedding(nn.Module):
+    """tokens (B, T) -> (B, T, kv_dim): one table for all reading layers, each with its own weight in its block."""
+
+    def __init__(self, vocab_size: int, width: int, kv_dim: int) -> None:
+        super().__init__()
+        self.table = Embedding(vocab_size, width)
+        self.project = Linear(width, kv_dim)
+        self.scale = nn.Parameter(torch.tensor(VALUE_EMBED_SCALE))
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype, adapters: Adapters | None = None) -> Tensor:
+        """Embed; the product runs in ``dtype``."""
+        return self.project(self.table(tokens).to(dtype), adapters) * self.scale.to(dtype)

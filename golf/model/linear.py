@@ -1,0 +1,92 @@
+"""The two modules that hold nearly all weights: ``Linear`` and ``Embedding``, with fake quantisation and adapters.
+
+Weights are fp32 masters; a matrix product runs in the dtype of its input. ``fake_quant`` is a plain attribute that
+``forward`` branches on: under ``torch.compile`` it is guarded, so a switch recompiles instead of being ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.quant.grid import fake_quantize
+
+Adapters = Mapping[str, Callable[[Tensor], Tensor]]
+"""From the name of a ``Linear`` (``blocks.0.attention.query``; ``head`` for the tied output projection) to a function
+of its input (B, T, in), whose value (B, T, out) is added to its output. This is how LoRA attaches."""
+
+
+class QuantizableWeight(nn.Module):
+    """A matrix ``weight`` (rows, columns) in fp32, seen through the quantisation grid when ``fake_quant`` is set."""
+
+    weight: nn.Parameter
+    fake_quant: tuple[int, float] | None  # bits, clip in standard deviations of a row
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns))
+        self.fake_quant = None
+
+    def seen_weight(self) -> Tensor:
+        """(rows, columns): the weight that the forward pass uses."""
+        if self.fake_quant is None:
+            return self.weight
+        bits, clip_sigma = self.fake_quant
+        return fake_quantize(self.weight, bits, clip_sigma)
+
+
+class Linear(QuantizableWeight):
+    """x (…, in) -> (…, out), without bias, in the dtype of x."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(out_features, in_features)
+        self.name = ""  # the module's path in the model, set by it: the key of ``adapters``
+
+    def forward(self, x: Tensor, adapters: Adapters | None = None) -> Tensor:
+        """Multiply; ``adapters`` may add to the result."""
+        return adapted(F.linear(x, self.seen_weight().to(x.dtype)), x, self.name, adapters)
+
+
+class Embedding(QuantizableWeight):
+    """ids (B, T) -> rows (B, T, columns) in fp32."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up."""
+        return F.embedding(ids, self.seen_weight())
+
+
+class TiedHead(nn.Module):
+    """The output projection of a tied embedding: hidden (B, T, D), weight (V, D) -> (B, T, V), in hidden's dtype.
+
+    A module of its own without parameters, so that calibration can hook its input as it hooks a ``Linear``'s.
+    """
+
+    name = "head"
+
+    def forward(self, hidden: Tensor, weight: Tensor, adapters: Adapters | None = None) -> Tensor:
+        """Multiply; ``adapters`` may add to the result."""
+        return adapted(F.linear(hidden, weight.to(hidden.dtype)), hidden, self.name, adapters)
+
+
+def adapted(output: Tensor, x: Tensor, name: str, adapters: Adapters | None) -> Tensor:
+    """``output`` plus what the adapter called ``name`` makes of ``x``, if there is one."""
+    if adapters is None or name not in adapters:
+        return output
+    return output + adapters[name](x).to(output.dtype)
+
+
+def set_fake_quant(model: nn.Module, bits: int | None, clip_sigma: float) -> None:
+    """From now on run every ``Linear`` on its weight rounded to ``bits``, every ``Embedding`` to ``bits + 1``.
+
+    Args:
+        model: changed in place; its weights are not.
+        bits: width of the matrices; None switches it off.
+        clip_sigma: clip of the grid, in standard deviations of a row.
+    """
+    for module in model.modules():
+        if isinstance(module, QuantizableWeight):
+            extra = 1 if isinstance(module, Embedding) else 0
+            module.fake_quant = None if bits is None else (bits + extra, float(clip_sigma))

@@ -1,0 +1,32 @@
+"""Rotary position embedding on the first dimensions of each head (partial RoPE)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Rotation = tuple[Tensor, Tensor]  # cos, sin: (1, T, 1, rope_dims / 2)
+
+
+def rotation(length: int, rope_dims: int, base: float, device: torch.device, dtype: torch.dtype) -> Rotation:
+    """cos and sin of ``t * base^(-2j / rope_dims)`` for positions t < length, pairs j < rope_dims / 2.
+
+    The angles are computed in fp32 and rounded to ``dtype`` last.
+    """
+    pairs = torch.arange(0, rope_dims, 2, device=device, dtype=torch.float32)
+    positions = torch.arange(length, device=device, dtype=torch.float32)
+    angles = torch.outer(positions, base ** (-pairs / rope_dims))[None, :, None, :]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rope: Rotation) -> Tensor:
+    """Turn x (B, T, H, D) by position in its first 2P dimensions, P the width of ``rope``; the rest passes.
+
+    The pairs are (x_j, x_{j+P}), the two halves of the rotated part: (a, b) -> (a cos + b sin, b cos - a sin).
+    """
+    cos, sin = rope
+    half = cos.shape[-1]
+    if half == 0:
+        return x
+    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    return torch.cat((first * cos + second * sin, second * cos - first * sin, rest), dim=-1)
