@@ -1,0 +1,1 @@
+"""Muon and AdamW groups, schedules, weight averaging."""
