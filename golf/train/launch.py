@@ -1,0 +1,164 @@
+"""Several ranks from one command: torchrun as a child, its end awaited, its failure told in one line.
+
+torchrun itself says only that a rank failed. So every rank writes what ended it to a file that the parent names, and
+the first such file is the cause: what follows in other ranks is mostly the loss of that one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from golf.runtime.errors import Exit, FairwayError
+from golf.runtime.files import read_json, write_json
+from golf.runtime.isolate import die_with
+
+GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
+# torchrun, ended by the kernel with the process that started it.
+TORCHRUN = """
+import sys
+from golf.runtime.isolate import die_with
+die_with(int(sys.argv.pop(1)))
+from torch.distributed.run import main
+main()
+"""
+# The machine's failures, in the words of CUDA, NCCL and gloo: the same command may pass the next time.
+MACHINE = ("CUDA error", "NCCL", "ECC", "uncorrectable", "cuBLAS", "CUBLAS_STATUS", "cudnn", "CUDNN_STATUS",
+           "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")  # fmt: skip
+
+
+def launch(module: str, arguments: Sequence[str], processes: int, threads: int) -> None:
+    """Run ``python -m module ARGUMENTS --failure FILE`` as ``processes`` ranks of torchrun on this machine.
+
+    SIGTERM and SIGINT end the ranks first. The ranks die with this process, however it dies.
+
+    Args:
+        module: its main calls :func:`reported`.
+        arguments: its command line.
+        processes: ranks.
+        threads: CPU threads of each; 0: an equal share of the cores.
+
+    Raises:
+        FairwayError: a rank failed; the exit code is the rank's, 75 when the machine failed.
+    """
+    share = threads or max(1, (os.cpu_count() or 1) // processes)
+    with tempfile.TemporaryDirectory(prefix="fairway-") as folder:
+        command = [sys.executable, "-c", TORCHRUN, str(os.getpid()), "--standalone", "--local-addr=127.0.0.1"]
+        command += [f"--nproc-per-node={processes}", "-m", module, *arguments, "--failure", f"{folder}/failure.json"]
+        # Idle threads sleep: spinning makes a rank many times slower where others want the cores.
+        threads_of_ranks = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
+        process = subprocess.Popen(command, env={**os.environ, **threads_of_ranks})
+        with _forwarded(process) as received:
+            code = _wait(process)
+        if received:
+            name = signal.Signals(received[0]).name
+            raise FairwayError(f"ended by {name}; run it again to go on from the last checkpoint", code=Exit.RETRY)
+        if code != 0:
+            raise _cause(Path(folder) / "failure.json", code)
+
+
+def reported(work: Callable[[], None], failure: Path | None) -> int:
+    """Do ``work`` as one rank; what ends it goes to the file ``failure``, and the exit code is returned.
+
+    Without a file (one process) the failure is raised, the machine's as a :class:`FairwayError` with exit code 75.
+    """
+    if failure is None:
+        with machine_failures():
+            work()
+        return 0
+    die_with(os.getppid())
+    try:
+        with machine_failures():
+            work()
+    except FairwayError as error:
+        _note(failure, error.code, str(error))
+        return error.code
+    except BaseException as error:
+        code = Exit.IO if isinstance(error, OSError) else Exit.FAILURE
+        _note(failure, code, f"rank failed: {type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+@contextmanager
+def machine_failures() -> Iterator[None]:
+    """Turn errors of GPUs and of the network between ranks into FairwayErrors with exit code 75.
+
+    A GPU without memory left is no such failure: it names the parameter that helps.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        text = str(error).split(". ", maxsplit=1)[0]
+        raise FairwayError(text, hint="dvc exp run -S train.micro_batch_tokens=... with half of its value") from error
+    except RuntimeError as error:  # torch's CUDA and distributed errors are kinds of it
+        text = " ".join(str(error).split())
+        if not any(word in text for word in MACHINE):
+            raise
+        raise FairwayError(
+            f"the machine failed: {text[:300]}", hint="the same command again", code=Exit.RETRY
+        ) from error
+
+
+def _note(failure: Path, code: int, message: str) -> None:
+    if not failure.exists():
+        with suppress(OSError):  # the parent has gone, and the folder with it
+            write_json(failure, {"code": int(code), "message": " ".join(message.split())})
+
+
+def _cause(failure: Path, code: int) -> FairwayError:
+    if not failure.is_file():
+        return FairwayError(
+            f"torchrun: exit code {code}, and no rank could say why: one was killed, as the kernel does when memory "
+            "runs out",
+            hint="the same command again, or train.micro_batch_tokens with half of its value",
+            code=Exit.RETRY,
+        )
+    cause = read_json(failure)
+    known = Exit(cause["code"]) if cause["code"] in set(Exit) else Exit.FAILURE
+    return FairwayError(str(cause["message"]), code=known)
+
+
+@contextmanager
+def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on to ``process``; yields the list of those received."""
+    received: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        timer = threading.Timer(GRACE_SECONDS, process.kill)
+        timer.daemon = True
+        timer.start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # handlers belong to the main thread
+        return
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:  # an exception ended the wait
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+            process.kill()

@@ -1,0 +1,109 @@
+"""Real ranks of gloo, each a process: one, two and four must compute the same training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from golf.model.weights import load_state
+from golf.params.hardware import Hardware
+from golf.runtime.errors import ConfigError
+from golf.train import distributed
+from golf.train.checkpoint import Store
+from golf.train.distributed import Ranks, join
+from golf.train.loop import train
+from tests.golf.train.tiny import make_config, write_shards
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = """
+import dataclasses, sys
+from pathlib import Path
+from golf.train.loop import train
+from tests.golf.train.tiny import make_config
+top, out = map(Path, sys.argv[1:3])
+config = make_config(top, **eval(sys.argv[3]))
+result = train(dataclasses.replace(config, out=out))
+line = f"rank {result.first} {result.steps} {result.clock} {result.resumed}\\n"
+sys.stdout.write(line)  # in one piece: ranks share the pipe
+"""
+
+
+def run_ranks(count: int, *arguments: object, program: str = PROGRAM) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += [f"--nproc-per-node={count}", "--no-python", sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_ranks_computes_the_same_training(tmp_path: Path, count: int) -> None:
+    steps = {"steps": 4, "micro_batch_tokens": 64, "log_every": 1}
+    config = make_config(tmp_path, **steps)
+    train(config)
+    printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps)
+    assert printed.count("rank True 4 steps") == 1
+    assert printed.count("rank False 4 steps") == count - 1
+    for name in ("raw", "ema-0.98", "ema-0.99", "swa"):
+        found, expected = load_state(tmp_path / "ranks", name), load_state(config.out, name)
+        for tensor, value in expected.items():
+            torch.testing.assert_close(found[tensor], value, rtol=0, atol=1e-6, msg=f"{name} {tensor}")
+
+
+@pytest.mark.slow
+def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_path: Path) -> None:
+    clocked = {"steps": 0, "seconds": 0.5, "gpus": 4, "log_every": 1, "checkpoint_seconds": 0.2}
+    printed = run_ranks(2, write_shards(tmp_path / "shards").parent, tmp_path / "ranks", clocked)
+    lines = [line.split() for line in printed.splitlines() if line.startswith("rank")]
+    assert len(lines) == 2
+    assert lines[0][2:] == lines[1][2:], "the same step on both"
+    assert lines[0][3:5] == ["stretched", "x2"]
+    again = run_ranks(2, tmp_path, tmp_path / "ranks", clocked)
+    assert again.count("True\n") == 2, "both resumed from the first one's checkpoint"
+    last = Store(next((tmp_path / "checkpoints").iterdir()), 0.0, print).latest()
+    assert last is not None
+    alone = train(make_config(tmp_path, **clocked))
+    assert alone.clock == "stretched x4"
+    assert alone.timing["clock_seconds"] > last.rank_seconds > 0.4, "one rank has used more of its longer budget"
+
+
+BUCKETS = """
+import torch
+from golf.params.hardware import Hardware
+from golf.train import distributed
+distributed.BUCKET_BYTES = 40
+with distributed.join(Hardware(device="cpu")) as ranks:
+    i = float(ranks.index)
+    tensors = [torch.full((3, 2), i), torch.full((7,), 2 * i), torch.tensor(i + 1), torch.full((2,), i).double()]
+    ranks.mean_(tensors)
+    assert [t.flatten().unique().tolist() for t in tensors] == [[0.5], [1.0], [1.5], [0.5]], tensors
+    shared = {"w": torch.full((2,), i), "n": torch.tensor(7 + ranks.index), "u": torch.tensor([ranks.index]).byte()}
+    ranks.take_from_first_(shared)
+    assert shared["w"].tolist() == [0, 0] and int(shared["n"]) == 7 and int(shared["u"]) == 0
+    assert ranks.first_says(i + 0.1) == 0.1
+    ranks.meet(5)
+"""
+
+
+def test_means_and_broadcasts_over_ranks(tmp_path: Path) -> None:
+    run_ranks(2, program=BUCKETS)
+
+
+def test_alone_every_exchange_is_nothing() -> None:
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    tensor = torch.ones(2)
+    ranks.mean_([tensor])
+    ranks.take_from_first_({"t": tensor})
+    ranks.meet()
+    assert ranks.first_says(2.5) == 2.5
+    assert tensor.tolist() == [1, 1]
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(distributed, "uses_gpu", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"rank 2 of this machine has no GPU: found 2"), join(Hardware()):
+        pass

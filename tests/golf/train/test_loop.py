@@ -1,0 +1,229 @@
+import dataclasses
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from golf.model.linear import Linear
+from golf.model.weights import load_spec, load_state
+from golf.quant.grid import fake_quantize
+from golf.runtime.errors import ConfigError
+from golf.train import loop
+from golf.train.distributed import Ranks, join
+from golf.train.log import COLUMNS, Curve, NotFinite, write_curve
+from golf.train.loop import accumulate, clip, set_up, train, warm_up
+from golf.train.plan import make_plan
+from tests.golf.train.tiny import MODEL, VOCAB, files, make_config
+
+HERE = Path(__file__).resolve().parents[3]
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def test_a_run_writes_the_weights_their_averages_and_a_curve(tmp_path: Path) -> None:
+    result = train(make_config(tmp_path, steps=40, optim={"matrix_lr": 0.02, "embed_lr": 0.1}))
+    names = {"raw.safetensors", "ema-0.98.safetensors", "ema-0.99.safetensors", "swa.safetensors", "model.json"}
+    assert set(files(tmp_path / "out")) == names
+    spec = load_spec(tmp_path / "out")
+    assert (spec.config, spec.vocab_size, spec.bos_id) == (MODEL, VOCAB, 1)
+    assert (result.steps, result.tokens, result.clock, result.resumed) == (40, 40 * 256, "steps", False)
+    raw = load_state(tmp_path / "out", "raw")
+    assert result.parameters == sum(value.numel() for value in raw.values())
+    assert [row[0] for row in result.curve] == [1, *range(4, 41, 4)]
+    assert result.curve[0][2] == pytest.approx(math.log(VOCAB), abs=0.2)
+    assert result.final_loss < 2.5
+    lines = write_curve(result.curve).decode().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    assert lines[-1].startswith("40,10240,")
+    assert {"device", "attention", "tokens_per_second", "ms_per_step", "peak_memory_bytes"} <= set(result.timing)
+
+
+def test_one_seed_gives_the_same_bytes_in_any_process_and_another_seed_others(tmp_path: Path) -> None:
+    config = make_config(tmp_path, checkpoint_seconds=1e-9)
+    train(dataclasses.replace(config, checkpoints=None))
+    first = files(tmp_path / "out")
+    train(config)
+    assert files(tmp_path / "out") == first
+    code = "import sys; from pathlib import Path; from tests.golf.train.tiny import make_config\n"
+    code += "from golf.train.loop import train; train(make_config(Path(sys.argv[1])))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=HERE, check=True, capture_output=True)
+    assert files(tmp_path / "out") == first
+    train(dataclasses.replace(config, seed=8))
+    assert files(tmp_path / "out")["raw.safetensors"] != first["raw.safetensors"]
+
+
+def test_accumulation_equals_one_big_batch(tmp_path: Path) -> None:
+    whole = train(make_config(tmp_path / "whole"))
+    parts = train(make_config(tmp_path / "parts", micro_batch_tokens=64))
+    assert parts.timing["accumulation"] == 4
+    torch.testing.assert_close(torch.tensor(parts.curve), torch.tensor(whole.curve), rtol=1e-4, atol=1e-6)
+    for name in ("raw", "ema-0.98", "swa"):
+        found, expected = (load_state(tmp_path / part / "out", name) for part in ("parts", "whole"))
+        # Newton-Schulz multiplies the rounding of the smallest singular values by some hundreds, each step.
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-4)
+
+
+def test_the_gradient_of_micro_batches_is_that_of_their_union() -> None:
+    weight = torch.randn(5, requires_grad=True)
+    tokens, targets = torch.randn(6, 5), torch.randn(6, 5)
+
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return (x * weight - y).square()
+
+    loss = accumulate(forward, list(zip(tokens.split(2), targets.split(2), strict=True)))
+    assert weight.grad is not None
+    found, weight.grad = weight.grad, None
+    forward(tokens, targets).mean().backward()
+    torch.testing.assert_close(found, weight.grad)
+    torch.testing.assert_close(loss, forward(tokens, targets).mean().detach())
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize(("size", "limit", "after"), [(4.0, 0.5, 0.5), (0.03, 0.5, 0.06), (9.0, 0.0, 18.0)])
+def test_clipping_scales_to_the_limit_only_from_above(size: float, limit: float, after: float) -> None:
+    gradients = [torch.full((3,), size), torch.full((1,), -size)]
+    assert float(clip(gradients, limit)) == pytest.approx(2 * size)
+    assert float(torch.cat(gradients).norm()) == pytest.approx(after, rel=1e-4)
+
+
+def test_the_forward_pass_sees_rounded_weights_from_the_right_step_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a matrix product is really given, step by step; the weights and averages themselves stay unrounded."""
+    config = make_config(tmp_path, qat_bits=4)
+    seen: list[bool] = []
+    linear = torch.nn.functional.linear
+    latent: dict[int, Tensor] = {}
+
+    def remember(self: Linear, x: Tensor, adapters: object = None) -> Tensor:
+        latent[0] = self.weight
+        return original(self, x, adapters)
+
+    def spy(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+        if 0 in latent:
+            of_module = latent.pop(0)
+            rounded = torch.equal(weight, fake_quantize(of_module, 4, config.train.qat_clip_sigma))
+            assert rounded or torch.equal(weight, of_module)
+            seen.append(rounded)
+        return linear(x, weight, *rest)
+
+    original = Linear.forward
+    monkeypatch.setattr(Linear, "forward", remember)
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    train(config)
+    a_step = len(seen) // 12
+    matrices = a_step  # zero matrices are equal to their rounding: only the pattern over steps counts
+    steps = [sum(seen[i * matrices : (i + 1) * matrices]) for i in range(12)]
+    assert all(count < matrices for count in steps[1:9])
+    assert steps[9:] == [matrices] * 3, "12 steps with a share of 0.25: the last 3"
+    for name in ("raw", "ema-0.98", "swa"):
+        weight = load_state(tmp_path / "out", name)["blocks.0.mlp.up.weight"]
+        assert len(weight[0].unique()) > 2**4, f"{name} holds latent weights"
+
+
+def test_without_a_share_nothing_is_ever_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(loop, "set_fake_quant", lambda *arguments: calls.append(arguments))
+    train(make_config(tmp_path, qat_share=0.0))
+    assert not calls
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 0
+
+    def broken(forward: loop.Forward, batches: list[loop.Batch]) -> Tensor:
+        nonlocal step
+        step += 1
+        return accumulate(forward, batches) * (math.nan if step == 7 else 1.0)
+
+    monkeypatch.setattr(loop, "accumulate", broken)
+    # Step 4, or 1 when its file was still being written then.
+    with pytest.raises(
+        NotFinite, match=r"step 7: loss nan.*checkpoints/\w+ has step [14]\..*Try: .*matrix_lr"
+    ) as caught:
+        train(make_config(tmp_path, checkpoint_seconds=1e-9))
+    assert caught.value.step == 7
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_infinite_gradient_stops_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(forward: loop.Forward, batches: list[loop.Batch]) -> Tensor:
+        loss = accumulate(forward, batches)
+        model: torch.nn.Module = forward  # type: ignore[assignment]
+        next(model.parameters()).grad.fill_(math.inf)  # type: ignore[union-attr]
+        return loss
+
+    monkeypatch.setattr(loop, "accumulate", broken)
+    with pytest.raises(NotFinite, match=r"step 1: loss 4.*gradient norm inf.*no checkpoint"):
+        train(make_config(tmp_path))
+
+
+def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
+    config = make_config(tmp_path, steps=0, seconds=1.0)
+    with join(config.hardware) as ranks:
+        run = set_up(config, make_plan(config.train, config.hardware, 1), ranks)
+        before = run.state.copy()
+        assert {name.split("/")[0] for name in before} == {"model", "optimizer", "averages", "rng"}
+        torch.rand(3)
+        run.state.load(before)
+        warm_up(run)
+        after = run.state.copy()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert all(param.grad is None for param in run.state.optimizer.params)
+        run.curve.flush(0, 1.0)
+        assert not run.curve.rows
+        assert not run.quantized
+
+
+def test_the_clock_ends_a_run_in_time_and_the_schedule_with_it(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    result = train(make_config(tmp_path, steps=0, seconds=0.5, log_every=1, min_lr=0.0, warmdown_share=0.5))
+    assert time.perf_counter() - started < 5
+    assert result.clock == "wall"
+    assert 0.2 < result.timing["clock_seconds"] < 0.6
+    assert result.steps > 3
+    assert result.curve[-1][3] < 0.35, "the learning rate has come down with the clock"
+    assert (tmp_path / "out" / "swa.safetensors").exists()
+
+
+def test_a_bad_run_is_refused_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "set_up", lambda *_: pytest.fail("computed"))
+    config = make_config(tmp_path, micro_batch_tokens=256 // 4, batch_tokens=256)
+    strict = dataclasses.replace(config.hardware, strict_clock=True)
+    clocked = dataclasses.replace(config.train, steps=0, seconds=5.0, gpus=8)
+    with pytest.raises(ConfigError, match=r"strict_clock: found 1 process, needed train.gpus = 8"):
+        train(dataclasses.replace(config, hardware=strict, train=clocked))
+
+
+def test_a_row_is_the_mean_since_the_last_one() -> None:
+    curve = Curve(ALONE, batch_tokens=10)
+    for loss in (4.0, 2.0):
+        curve.add(torch.tensor(loss), torch.tensor(1.0))
+    curve.flush(2, 0.5)
+    curve.flush(2, 0.5)
+    assert curve.rows == [[2, 20, 3.0, 0.5, 1.0]]
+    assert curve.last_loss == 3.0
+    assert math.isnan(Curve(ALONE, 10).last_loss)
+
+
+def test_train_leaves_the_process_group_alone_without_torchrun(tmp_path: Path) -> None:
+    with join(make_config(tmp_path).hardware) as ranks:
+        assert (ranks.index, ranks.count, ranks.first) == (0, 1, True)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_switches_to_late_qat_without_compiling_and_equals_the_eager_one(tmp_path: Path) -> None:
+    config = dataclasses.replace(make_config(tmp_path, steps=20, qat_share=0.3), checkpoints=None)
+    eager = train(config)
+    compiled = train(dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, compile="on")))
+    assert compiled.timing["compiled"] is True
+    assert compiled.timing["recompiles"] == 0
+    torch.testing.assert_close(torch.tensor(compiled.curve), torch.tensor(eager.curve), rtol=1e-4, atol=1e-5)
