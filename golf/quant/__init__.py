@@ -1,0 +1,1 @@
+"""Hessians, GPTQ, step sizes, calibration."""

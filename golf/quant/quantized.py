@@ -1,0 +1,211 @@
+"""A quantised model: integer codes and fp16 steps for what was rounded, fp16 for the rest. Nothing is fp32.
+
+As arrays, a quantised tensor ``NAME`` is ``NAME.codes`` (int8) and ``NAME.steps`` (fp16), any other is ``NAME`` (fp16);
+the metadata is model.json's content and the widths. The codec stores exactly those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from golf.model.weights import ModelSpec, spec_from_dict, spec_to_dict
+from golf.quant.grid import LARGEST_STEP, max_code
+from golf.runtime.errors import ConfigError, DataError, MissingInput
+from golf.runtime.files import read_json, whole_file, write_json
+
+NAME = "quantized"
+CODES, STEPS = ".codes", ".steps"
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A matrix (R, C) on a grid of one step a row: ``codes[i, j] * steps[i]``.
+
+    Raises:
+        ConfigError: ``bits`` is not 2 to 8.
+        DataError: the codes, the steps and the width do not fit each other.
+    """
+
+    codes: Tensor  # int8 (R, C), within ±(2^(bits-1) - 1)
+    steps: Tensor  # fp16 (R,)
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+        if self.codes.dtype != torch.int8 or self.codes.dim() != 2:
+            raise DataError(f"codes: found {self.codes.dtype} {tuple(self.codes.shape)}, needed int8 (rows, columns)")
+        if self.steps.dtype != torch.float16 or self.steps.shape != self.codes.shape[:1]:
+            found = f"{self.steps.dtype} {tuple(self.steps.shape)}"
+            raise DataError(f"steps: found {found}, needed float16 ({self.codes.shape[0]},)")
+        limit = max_code(self.bits)
+        if self.codes.numel():
+            low, high = (int(extreme) for extreme in torch.aminmax(self.codes))
+            if low < -limit or high > limit:
+                raise DataError(f"codes: found {low} to {high}, needed ±{limit} for {self.bits} bits")
+
+    def dequantize(self) -> Tensor:
+        """(R, C), fp32 and exact: a code has 7 bits and a step 11, which fit the 24 of fp32."""
+        return self.codes.float() * self.steps.float()[:, None]
+
+    @property
+    def clipped(self) -> int:
+        """How many codes lie at the end of the grid."""
+        return int((self.codes.abs() == max_code(self.bits)).sum())
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """Every tensor of the model's ``state_dict``."""
+
+    spec: ModelSpec
+    tensors: dict[str, QuantizedTensor | Tensor]  # a plain tensor is fp16
+
+
+def check_bits(bits: int) -> None:
+    """Refuse a width that int8 codes cannot hold.
+
+    Raises:
+        ConfigError: not 2 to 8.
+    """
+    if not 2 <= bits <= 8:
+        raise ConfigError(f"width: found {bits} bits, needed 2 to 8", hint="dvc exp run -S quant.bits=6")
+
+
+def check_finite(name: str, tensor: Tensor, *, hint: str = "a run that does not diverge: see reports/curves") -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        DataError: with the number and the place of the first.
+    """
+    finite = torch.isfinite(tensor)
+    if bool(finite.all()):
+        return
+    place = tuple(int(index) for index in (~finite).nonzero()[0])
+    raise DataError(f"{name}: {int((~finite).sum()):,} values NaN or infinite, the first at {place}", hint=hint)
+
+
+def store_half(name: str, tensor: Tensor) -> Tensor:
+    """``tensor`` as fp16 on the CPU.
+
+    Raises:
+        DataError: a value is NaN, infinite or beyond ±65,504.
+    """
+    check_finite(name, tensor)
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    if largest > LARGEST_STEP:
+        raise DataError(f"{name}: found a value of magnitude {largest:g}, needed at most 65504 (stored as fp16)")
+    return tensor.detach().to("cpu", torch.float16).contiguous()
+
+
+def to_arrays(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The model as JSON-able metadata and int8 / fp16 arrays, in the order of their names."""
+    arrays: dict[str, np.ndarray] = {}
+    bits: dict[str, int] = {}
+    for name, tensor in sorted(model.tensors.items()):
+        if isinstance(tensor, QuantizedTensor):
+            arrays[name + CODES] = tensor.codes.contiguous().numpy()
+            arrays[name + STEPS] = tensor.steps.contiguous().numpy()
+            bits[name] = tensor.bits
+        else:
+            arrays[name] = tensor.contiguous().numpy()
+    usual = Counter(bits.values()).most_common(1)[0][0] if bits else 8
+    unusual = {name: width for name, width in bits.items() if width != usual}
+    return {**spec_to_dict(model.spec), "bits": usual, "bits_of": unusual}, arrays
+
+
+def from_arrays(
+    metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str = "artifact"
+) -> QuantizedModel:
+    """The inverse of :func:`to_arrays`; the tensors own their memory.
+
+    Raises:
+        DataError: an array is missing, unknown, of another dtype or shape, or holds what no quantiser writes.
+    """
+    spec = spec_from_dict(dict(metadata), where)
+    usual, unusual = metadata.get("bits"), metadata.get("bits_of")
+    if type(usual) is not int or not isinstance(unusual, dict):
+        raise DataError(f"{where}: found bits {usual!r} and bits_of {unusual!r}, needed an integer and a mapping")
+    tensors: dict[str, QuantizedTensor | Tensor] = {}
+    for key, array in arrays.items():
+        if key.endswith(STEPS):
+            if key.removesuffix(STEPS) + CODES not in arrays:
+                raise DataError(f"{where}: {key} without its codes")
+        elif key.endswith(CODES):
+            name = key.removesuffix(CODES)
+            if name + STEPS not in arrays:
+                raise DataError(f"{where}: {key} without its steps")
+            tensors[name] = _matrix(f"{where}: {name}", array, arrays[name + STEPS], unusual.get(name, usual))
+        else:
+            tensors[key] = _half(f"{where}: {key}", array)
+    strangers = sorted(name for name in unusual if not isinstance(tensors.get(name), QuantizedTensor))
+    if strangers:
+        raise DataError(f"{where}: a width is given for {strangers[0]}, which is not among the codes")
+    return QuantizedModel(spec, tensors)
+
+
+def dequantize_model(model: QuantizedModel) -> dict[str, Tensor]:
+    """The fp32 weights that the quantised model stands for, by their names in ``state_dict``."""
+    return {
+        name: tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor.float()
+        for name, tensor in model.tensors.items()
+    }
+
+
+def save(model: QuantizedModel, folder: Path | str) -> None:
+    """Write ``folder/quantized.safetensors`` and ``folder/model.json``, each whole or not at all."""
+    from safetensors.numpy import save_file
+
+    metadata, arrays = to_arrays(model)
+    with whole_file(Path(folder) / f"{NAME}.safetensors") as temporary:
+        save_file(arrays, temporary)
+    write_json(Path(folder) / "model.json", metadata)
+
+
+def load(folder: Path | str) -> QuantizedModel:
+    """Read what :func:`save` wrote.
+
+    Raises:
+        MissingInput: a file is missing.
+        DataError: a file is damaged, or not a quantised model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    description, weights = Path(folder) / "model.json", Path(folder) / f"{NAME}.safetensors"
+    for path in (description, weights):
+        if not path.is_file():
+            raise MissingInput(f"{path}: no such file", hint="dvc repro quantize")
+    try:
+        metadata, arrays = read_json(description), load_file(weights)
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{folder}: {' '.join(str(error).split())}", hint="dvc repro --force quantize") from None
+    if not isinstance(metadata, dict):
+        raise DataError(f"{description}: found {type(metadata).__name__}, needed a mapping")
+    return from_arrays(metadata, arrays, str(weights))
+
+
+def _matrix(where: str, codes: np.ndarray, steps: np.ndarray, bits: Any) -> QuantizedTensor:
+    if codes.dtype != np.int8:
+        raise DataError(f"{where}: found codes of {codes.dtype}, needed int8")
+    if type(bits) is not int:
+        raise DataError(f"{where}: found width {bits!r}, needed an integer")
+    try:
+        return QuantizedTensor(torch.from_numpy(codes.copy(order="C")), _half(where, steps), bits)
+    except (ConfigError, DataError) as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _half(where: str, array: np.ndarray) -> Tensor:
+    if array.dtype != np.float16:
+        raise DataError(f"{where}: found {array.dtype}, needed float16")
+    tensor = torch.from_numpy(np.array(array, order="C"))
+    check_finite(where, tensor, hint="the file is damaged")
+    return tensor
