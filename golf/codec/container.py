@@ -1,0 +1,270 @@
+"""The artifact: magic, version, a checked header with metadata and index, then the streams.
+
+    4  b"GOLF"
+    1  format version, 1
+    1  codec of the header: 0 stored, 1 brotli
+    4  bytes of the coded header        (little-endian, as every number)
+    4  bytes of the decoded header
+    4  CRC-32C of the 14 bytes above and of the coded header
+       coded header, streams
+
+docs/artifact-format.md says it byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from golf.codec.checksum import crc32c
+from golf.codec.codecs import CODECS
+from golf.codec.codecs import decode as decode_stream
+from golf.codec.streams import (
+    DTYPES,
+    LAYOUTS,
+    MAX_DIMENSIONS,
+    ArraySpec,
+    entropy_bytes,
+    lay,
+    layouts_of,
+    plan,
+    row_bytes,
+    spec_of,
+    stream_name,
+    unlay,
+)
+from golf.runtime.errors import DataError
+
+MAGIC = b"GOLF"
+VERSION = 1
+HEADER_CODECS = ("stored", "brotli")
+FIXED = struct.Struct("<4sBBII")
+CRC = struct.Struct("<I")
+MAX_HEADER = 1 << 22  # bytes, decoded
+MAX_DECODED = 1 << 30  # bytes of all arrays together
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """How a stream was coded, and what the alternatives would have cost."""
+
+    name: str
+    arrays: int  # arrays in the stream
+    raw_bytes: int
+    coded_bytes: int
+    codec: str
+    layout: str
+    entropy_bytes: float  # order-0, summed over the arrays
+    tried: dict[str, int]  # "codec/layout" -> bytes
+
+    @property
+    def ratio(self) -> float:
+        """Coded bytes over order-0 entropy; 0 where there is none."""
+        return self.coded_bytes / self.entropy_bytes if self.entropy_bytes else 0.0
+
+
+@dataclass(frozen=True)
+class _Stream:
+    codec: str
+    layout: str
+    coded_bytes: int
+    crc: int
+    specs: tuple[ArraySpec, ...]
+
+
+def encode(
+    metadata: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    codecs: Sequence[str] = ("brotli", "lzma", "zstd"),
+    layouts: Sequence[str] = LAYOUTS,
+    on_stream: Callable[[int], None] | None = None,
+) -> tuple[bytes, list[StreamReport]]:
+    """Code every stream with every codec on every layout, and keep the smallest; the same input gives the same bytes.
+
+    Args:
+        metadata: JSON values, returned by :func:`decode` as they are.
+        arrays: name -> array of one of :data:`DTYPES`; their order is kept.
+        codecs: names of :data:`golf.codec.codecs.CODECS`; ``stored`` is always tried.
+        layouts: names of :data:`LAYOUTS`.
+        on_stream: called with the raw bytes of each stream when it is coded.
+
+    Returns:
+        The artifact, and a report a stream.
+
+    Raises:
+        DataError: an array or the metadata can't be stored.
+    """
+    groups = plan([spec_of(name, array) for name, array in arrays.items()])
+    with ThreadPoolExecutor(_threads()) as pool:  # the compressors release the interpreter's lock
+        jobs = [
+            [
+                (codec, layout, pool.submit(_code, group, arrays, codec, layout))
+                for codec, layout in _tries(group, codecs, layouts)
+            ]
+            for group in groups
+        ]
+        streams, reports, bodies = [], [], []
+        for group, job in zip(groups, jobs, strict=True):
+            results = [(codec, layout, future.result()) for codec, layout, future in job]
+            codec, layout, coded = min(results, key=lambda result: len(result[2]))
+            crc = crc32c(coded)
+            for spec in group:
+                crc = crc32c(row_bytes(arrays[spec.name]), crc)
+            raw = sum(spec.bytes for spec in group)
+            streams.append(_Stream(codec, layout, len(coded), crc, tuple(group)))
+            bodies.append(coded)
+            entropy = sum(entropy_bytes(arrays[spec.name]) for spec in group)
+            tried = {f"{name}/{order}": len(result) for name, order, result in results}
+            reports.append(StreamReport(stream_name(group), len(group), raw, len(coded), codec, layout, entropy, tried))
+            job.clear()
+            if on_stream is not None:
+                on_stream(raw)
+    return b"".join((_write_header(metadata, streams), *bodies)), reports
+
+
+def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metadata and arrays of an artifact.
+
+    Every declared size is checked against the file and against ``limit`` (bytes, all arrays) before anything is
+    allocated, and no decoder is let past its declared size.
+
+    Raises:
+        DataError: the artifact is foreign, damaged, truncated, too long, or declares more than ``limit``.
+    """
+    metadata, streams, start = _read_header(blob)
+    declared = sum(spec.bytes for stream in streams for spec in stream.specs)
+    if declared > limit:
+        raise DataError(f"artifact: declares {declared:,} bytes of arrays, needed at most {limit:,}")
+    coded_bytes = sum(stream.coded_bytes for stream in streams)
+    if coded_bytes != len(blob) - start:
+        raise DataError(f"artifact: streams of {coded_bytes:,} bytes declared, {len(blob) - start:,} found")
+    arrays: dict[str, np.ndarray] = {}
+    for stream in streams:
+        coded = blob[start : start + stream.coded_bytes]
+        start += stream.coded_bytes
+        arrays.update(_read_stream(stream, coded))
+    return metadata, arrays
+
+
+def read_metadata(blob: bytes) -> dict[str, Any]:
+    """Only the metadata, without decoding a stream.
+
+    Raises:
+        DataError: as :func:`decode`, for the header.
+    """
+    return _read_header(blob)[0]
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)  # brotli takes up to 200 MB a thread
+
+
+def _tries(group: Sequence[ArraySpec], codecs: Sequence[str], layouts: Sequence[str]) -> list[tuple[str, str]]:
+    tries = [(codec, layout) for layout in layouts_of(group, layouts) for codec in codecs if codec != "stored"]
+    return [("stored", "row"), *tries]
+
+
+def _code(group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], codec: str, layout: str) -> bytes:
+    return CODECS[codec].encode(lay(group, arrays, layout))
+
+
+def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> bytes:
+    index = [
+        [s.codec, s.layout, s.coded_bytes, s.crc, [[spec.name, spec.dtype, list(spec.shape)] for spec in s.specs]]
+        for s in streams
+    ]
+    try:
+        text = json.dumps({"metadata": metadata, "streams": index}, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"artifact metadata: not JSON: {error}") from None
+    raw = text.encode()
+    if len(raw) > MAX_HEADER:
+        raise DataError(f"artifact header: {len(raw):,} bytes, needed at most {MAX_HEADER:,}")
+    results = [CODECS[name].encode(raw) for name in HEADER_CODECS]
+    coded = min(results, key=len)
+    fixed = FIXED.pack(MAGIC, VERSION, results.index(coded), len(coded), len(raw))
+    return fixed + CRC.pack(crc32c(coded, crc32c(fixed))) + coded
+
+
+def _read_header(blob: bytes) -> tuple[dict[str, Any], list[_Stream], int]:
+    """Metadata, index and the offset of the first stream."""
+    start = FIXED.size + CRC.size
+    if blob[: len(MAGIC)] != MAGIC:
+        raise DataError(f"artifact: begins with {bytes(blob[: len(MAGIC)])!r}, needed {MAGIC!r}")
+    if len(blob) < start:
+        raise DataError(f"artifact: {len(blob)} bytes, needed at least {start}")
+    _, version, codec, coded_bytes, raw_bytes = FIXED.unpack_from(blob)
+    if version != VERSION:
+        raise DataError(f"artifact: format version {version}, this program reads {VERSION}")
+    if codec >= len(HEADER_CODECS) or coded_bytes > len(blob) - start or raw_bytes > MAX_HEADER:
+        raise DataError(
+            f"artifact header: codec {codec}, {coded_bytes:,} coded and {raw_bytes:,} decoded bytes declared; "
+            f"{len(blob) - start:,} are there, at most {MAX_HEADER:,} may be decoded"
+        )
+    coded = blob[start : start + coded_bytes]
+    if crc32c(coded, crc32c(blob[: FIXED.size])) != CRC.unpack_from(blob, FIXED.size)[0]:
+        raise DataError("artifact header: its checksum differs; the file is damaged", hint="copy it again")
+    raw = decode_stream(HEADER_CODECS[codec], coded, raw_bytes, "artifact header")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise DataError("artifact header: not JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+        raise DataError("artifact header: no metadata in it")
+    return document["metadata"], _read_index(document.get("streams")), start + coded_bytes
+
+
+def _read_index(index: Any) -> list[_Stream]:
+    streams: list[_Stream] = []
+    names: set[str] = set()
+    if not isinstance(index, list):
+        raise DataError("artifact index: not a list of streams")
+    for i, entry in enumerate(index):
+        stream = _parse_stream(entry)
+        if stream is None or any(spec.name in names for spec in stream.specs):
+            raise DataError(f"artifact index: stream {i} is not [codec, layout, bytes, CRC, arrays] of new arrays")
+        names.update(spec.name for spec in stream.specs)
+        streams.append(stream)
+    return streams
+
+
+def _parse_stream(entry: Any) -> _Stream | None:
+    match entry:
+        case [str(codec), str(layout), int(coded_bytes), int(crc), [*items]] if items:
+            specs = tuple(spec for item in items if (spec := _parse_array(item)) is not None)
+            names = {spec.name for spec in specs}
+            flat = any(len(spec.shape) != 2 for spec in specs)
+            known = layout in LAYOUTS and not (flat and layout == "column")
+            if known and coded_bytes >= 0 and len(names) == len(items) and len({spec.dtype for spec in specs}) == 1:
+                return _Stream(codec, layout, coded_bytes, crc, specs)
+    return None
+
+
+def _parse_array(item: Any) -> ArraySpec | None:
+    match item:
+        case [str(name), str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= MAX_DIMENSIONS:
+            # An empty dimension must not hide a size that no machine could address.
+            if all(type(n) is int and n >= 0 for n in shape) and prod(max(n, 1) for n in shape) <= MAX_DECODED:
+                return ArraySpec(name, dtype, tuple(shape))
+    return None
+
+
+def _read_stream(stream: _Stream, coded: bytes) -> dict[str, np.ndarray]:
+    where = f"artifact stream {stream_name(stream.specs)}"
+    data = decode_stream(stream.codec, coded, sum(spec.bytes for spec in stream.specs), where)
+    arrays = unlay(stream.specs, data, stream.layout)
+    crc = crc32c(coded)
+    for array in arrays:
+        crc = crc32c(row_bytes(array), crc)
+    if crc != stream.crc:
+        raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")
+    return {spec.name: array for spec, array in zip(stream.specs, arrays, strict=True)}
