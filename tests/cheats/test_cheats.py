@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from golf.data.bytecount import ByteTable
+from golf.scoring.audit import CHECKS, audit
+from golf.scoring.protocol import AuditReport
+from tests.cheats import cheats as illegal
+from tests.cheats import honest
+from tests.cheats.toy import BOS, VOCAB, Toy, stream
+
+SEEDS = (0, 1, 2)
+
+
+def run(scorer: type[Toy], seed: int, independent: bool = False) -> AuditReport:
+    if scorer is illegal.CarriedOver:
+        illegal.CarriedOver.memory[:] = 0
+    return audit(
+        scorer, stream(seed), vocab_size=VOCAB, bos_id=BOS, seed=seed, positions=6, independent_documents=independent
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scorer", honest.TWINS)
+def test_honest_twin_passes(scorer: type[Toy], seed: int) -> None:
+    report = run(scorer, seed, scorer in honest.INDEPENDENT)
+    assert report.passed, [finding for finding in report.findings if not finding.passed]
+    assert tuple(finding.name for finding in report.findings) == CHECKS
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("scorer", "check"), illegal.CHEATS.items())
+def test_cheat_is_caught_by_the_check_that_names_it(scorer: type[Toy], check: str, seed: int) -> None:
+    report = run(scorer, seed, scorer in illegal.INDEPENDENT)
+    assert check in report.failed, report.findings
+
+
+@pytest.mark.parametrize("scorer", illegal.SILENT)
+def test_trace_of_a_silent_cheat_looks_honest(scorer: type[Toy]) -> None:
+    report = run(scorer, 0)
+    assert not {"once", "coverage", "score-first"} & set(report.failed)
+
+
+def test_without_the_claim_of_independence_context_may_cross_documents() -> None:
+    assert run(illegal.BosLeak, 0).passed
+    assert "document-order" in run(honest.ChunkTTT, 0, independent=True).failed
+
+
+def doubled_space_table() -> tuple[ByteTable, ByteTable]:
+    """The right table, and one that counts the space of a piece in it and once more when it is scored."""
+    leading = torch.arange(VOCAB) % 3 == 2
+    boundary = torch.arange(VOCAB) < 2
+    base = torch.where(boundary, 0, 1 + torch.arange(VOCAB) % 4).to(torch.int16)
+    return ByteTable(base, leading, boundary), ByteTable(base + leading.to(torch.int16), leading, boundary)
+
+
+def test_wrong_byte_table_is_caught_by_bytes_alone() -> None:
+    right, wrong = doubled_space_table()
+    tokens = stream()
+    report = audit(
+        honest.ChunkTTT, tokens, vocab_size=VOCAB, byte_counts=wrong.count(tokens), recount=right.count(tokens)
+    )
+    assert report.failed == ("bytes",)
+    assert "recounted" in report["bytes"].evidence
+    honest_report = audit(
+        honest.ChunkTTT, tokens, vocab_size=VOCAB, byte_counts=right.count(tokens), recount=right.count(tokens)
+    )
+    assert honest_report.passed
+
+
+def test_every_check_fails_some_cheat() -> None:
+    assert {*illegal.CHEATS.values(), "bytes"} == set(CHECKS)
