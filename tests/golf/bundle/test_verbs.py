@@ -1,0 +1,140 @@
+import argparse
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from golf.bundle import program
+from golf.bundle.scoring import recount
+from golf.codec.artifact import encode_model
+from golf.data.bytecount import ByteTable
+from golf.params.compress import Compress
+from golf.quant.quantized import load
+from golf.runtime.errors import ConfigError, DataError, FairwayError, MissingInput
+from tests.stages.world import SEED, VOCABULARY, make
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make(tmp_path_factory.mktemp("verbs"), audit={"tokens": 1000, "positions": 2})
+    blob, _ = encode_model(load(folder / f"runs/quantize/{SEED}"), Compress(codecs=("zstd",), layouts=("row",)))
+    (folder / "model.golf").write_bytes(blob)
+    sections = yaml.safe_load((folder / "params.yaml").read_text())
+    chosen = {name: sections[name] for name in ("eval", "audit", "hardware")}
+    (folder / "params.json").write_text(json.dumps(chosen))
+    return folder
+
+
+def run(world: Path, verb: str, **options: object) -> None:
+    given = {
+        "artifact": world / "model.golf",
+        "shards": world / "data/shards",
+        "bytes": world / "data/tokenizer/bytes.safetensors",
+        "params": world / "params.json",
+        **options,
+    }
+    arguments = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    program.run(program.parser().parse_args([verb, *arguments]))
+
+
+def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_path: Path) -> None:
+    run(world, "evaluate", out=tmp_path / "new/out")
+    result = json.loads((tmp_path / "new/out/result.json").read_text())
+    nll = np.load(tmp_path / "new/out/nll.npy")
+    assert nll.dtype == np.float64
+    assert nll.shape == (1999,)
+    assert result["final_bpb"] == pytest.approx(nll.sum() / math.log(2) / result["bytes"])
+    assert result["attention"] == "sdpa"
+    assert result["ranks"] == 1
+
+
+def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> None:
+    run(world, "audit", out=tmp_path)
+    report = json.loads((tmp_path / "audit.json").read_text())
+    assert report["passed"], report
+    assert len(report["checks"]) == 9
+
+
+def test_score_of_shards_is_the_sliding_score(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(world, "evaluate", out=tmp_path)
+    capsys.readouterr()
+    run(world, "score", params=None, **{"seq-len": 64, "stride": 32})
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert float(printed.split()[0]) == pytest.approx(
+        json.loads((tmp_path / "result.json").read_text())["sliding_bpb"], abs=1e-5
+    )
+
+
+def test_score_says_what_it_needs(world: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="--bytes"):
+        run(world, "score", params=None, bytes=None)
+    with pytest.raises(ConfigError, match="--tokenizer"):
+        run(world, "score", params=None, shards=None, bytes=None, text=text)
+
+
+def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FairwayError, match="needed a writable folder") as error:
+        run(world, "evaluate", out=tmp_path / "file", artifact=world / "params.json")
+    assert error.value.code == 74
+
+
+@pytest.mark.parametrize("key", ["artifact", "shards", "bytes", "params"])
+def test_missing_inputs_are_named(world: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(MissingInput, match=f"--{key} nowhere"):
+        run(world, "evaluate", out=tmp_path, **{key: "nowhere"})
+
+
+def test_a_byte_table_of_another_vocabulary_is_refused(world: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bytes.safetensors"
+    ByteTable(torch.ones(9, dtype=torch.int16), torch.ones(9).bool(), torch.ones(9).bool()).save(other)
+    with pytest.raises(DataError, match="byte table of 9 tokens, needed 300"):
+        run(world, "evaluate", out=tmp_path, bytes=other)
+
+
+def test_the_second_count_agrees_with_the_first(tmp_path: Path) -> None:
+    import sentencepiece
+
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox, café 5€ and a cat.\n" * 300)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=300, model_type="bpe", byte_fallback=True,
+        add_dummy_prefix=False, split_digits=True, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    model = tmp_path / "bpe.model"
+    table = ByteTable.from_sentencepiece(model)
+    table.save(tmp_path / "bytes.safetensors")
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, table.vocab_size, 3000))
+    for tokenizer in (model, None):
+        parsed = argparse.Namespace(bytes=tmp_path / "bytes.safetensors", tokenizer=tokenizer)
+        assert torch.equal(recount(tokens, parsed), table.count(tokens))
+
+
+def test_train_makes_an_artifact_that_evaluate_takes(world: Path, tmp_path: Path) -> None:
+    sections = yaml.safe_load((world / "params.yaml").read_text())
+    sections["model"] |= {"num_layers": 2, "dim": 32, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
+    sections["model"] |= {"xsa_layers": 1, "bigram_buckets": 64, "bigram_dim": 16}
+    sections["train"] |= {"steps": 3, "batch_tokens": 256, "micro_batch_tokens": 128, "seq_len": 64}
+    sections["select"] |= {"tokens": 256, "seq_len": 64}
+    sections["quant"] |= {"calibration_tokens": 256, "heldout_tokens": 256, "seq_len": 64}
+    (tmp_path / "params.json").write_text(json.dumps(sections))
+    shards = tmp_path / "shards"
+    shutil.copytree(world / "data/shards", shards)
+    shutil.copy(shards / "val_000000.bin", shards / "heldout_000000.bin")
+    (shards / "shards.json").write_text(json.dumps({"vocab_size": VOCABULARY, "bos_id": 1, "splits": {}}))
+    given = {"artifact": None, "shards": shards, "params": tmp_path / "params.json", "seed": 5}
+    blobs = []
+    for name in ("one", "two"):
+        run(world, "train", out=tmp_path / name, **given)
+        blobs.append((tmp_path / name / "model.golf").read_bytes())
+        assert not list((tmp_path / name).glob(".checkpoints/*"))
+    assert blobs[0] == blobs[1]
+    run(world, "evaluate", artifact=tmp_path / "one/model.golf", out=tmp_path / "score")
+    assert json.loads((tmp_path / "score/result.json").read_text())["final_bpb"] > 0
