@@ -1,0 +1,93 @@
+"""Prove the evaluation legal: the shipped program audits the evaluator it scores with, on a sample of validation text.
+
+Reads ``build/train_gpt.py``, ``runs/compress/SEED/model.golf``, the validation shards and the tokenizer; the gate must
+have passed. Writes ``reports/audit/SEED.json``: each check with its outcome; the evidence goes to the timing report.
+A failed check ends the stage with exit code 65. docs/rules.md says what each check holds.
+
+    python -m stages.audit --seed 42
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from golf.params.audit import Audit
+from golf.params.base import load, to_dict
+from golf.params.eval import Eval
+from golf.params.hardware import Hardware
+from golf.runtime.errors import DataError, MissingInput, run_main
+from golf.runtime.files import read_json, write_json
+from golf.runtime.report import Stopwatch, report_path, write_report, write_timing
+from golf.runtime.sandbox import run_program
+
+PROGRAM = Path("build/train_gpt.py")
+SHARDS = Path("data/shards")
+TOKENIZER = Path("data/tokenizer")
+ARGUMENTS = (
+    "audit",
+    "--artifact=model.golf",
+    "--shards=shards",
+    "--bytes=bytes.safetensors",
+    "--tokenizer=tokenizer.model",
+    "--params=params.json",
+    "--out=out",
+)
+OUTPUT = "out/audit.json"
+
+
+def main() -> None:
+    """Audit one seed."""
+    parser = argparse.ArgumentParser(prog="python -m stages.audit", description="Prove the evaluation legal.")
+    parser.add_argument("--seed", type=int, required=True, help="which of runs/compress to audit")
+    seed = parser.parse_args().seed
+    settings, config, hardware = load(Audit), load(Eval), load(Hardware)
+    if not report_path("gate", seed).is_file():
+        raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
+    watch = Stopwatch()
+    with watch.part("program"):
+        result, network = run(seed, settings, config, hardware)
+    checks = result["checks"]
+    outcomes = {name: "passed" if check["passed"] else "failed" for name, check in checks.items()}
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    write_report("audit", {"seed": seed, "passed": not failed, "checks": len(checks), **outcomes}, seed=seed)
+    evidence = {name: check["evidence"] for name, check in checks.items()}
+    write_timing("audit", watch, seed=seed, network=network, sample=result["sample"], evidence=evidence)
+    if failed:
+        found = "; ".join(f"{name}: {evidence[name]}" for name in failed)
+        raise DataError(
+            f"{len(failed)} of {len(checks)} checks failed (seed {seed}): {found}",
+            hint="read docs/rules.md on " + ", ".join(failed),
+        )
+
+
+def run(seed: int, settings: Audit, config: Eval, hardware: Hardware) -> tuple[dict[str, Any], str]:
+    """Run the program's verb ``audit`` in an empty directory: its result, and what network it could reach."""
+    shards = sorted(SHARDS.glob("*val_*.bin"))
+    if not shards:
+        raise MissingInput(f"{SHARDS}: no validation shard", hint="dvc repro tokenize")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        params = folder / "params.json"
+        write_json(params, {section.SECTION: to_dict(section) for section in (settings, config, hardware)})
+        outputs = run_program(
+            PROGRAM,
+            ARGUMENTS,
+            files={
+                "model.golf": Path("runs/compress") / str(seed) / "model.golf",
+                "bytes.safetensors": TOKENIZER / "bytes.safetensors",
+                "tokenizer.model": TOKENIZER / "tokenizer.model",
+                "params.json": params,
+                **{f"shards/{path.name}": path for path in shards},
+            },
+            out=(OUTPUT,),
+            destination=folder,
+            threads=hardware.threads,
+        )
+        return read_json(outputs[OUTPUT]), outputs.network
+
+
+if __name__ == "__main__":
+    run_main("audit", main)

@@ -1,0 +1,80 @@
+"""Quantise the selected weights by GPTQ on calibration text from the training split.
+
+Reads ``runs/select/SEED``, the train split of ``data/shards`` (calibration) and its held-out split with the byte
+table of ``data/tokenizer`` (bits per byte before and after); never validation text. Writes ``runs/quantize/SEED``
+(codes, steps and fp16 controls, model.json, tensors.csv) and ``reports/quantize/SEED.json``.
+
+    python -m stages.quantize --seed 42
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from golf.data.bytecount import ByteTable
+from golf.model.attention import choose_backend
+from golf.model.weights import build, load_spec, load_state, tensor_groups
+from golf.params.base import load
+from golf.params.hardware import Hardware
+from golf.params.quant import Quant
+from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
+from golf.quant.hessian import collect
+from golf.quant.model import check_state, quantize_model, summary, write_table
+from golf.quant.quantized import dequantize_model, save
+from golf.runtime.device import describe, prepare
+from golf.runtime.errors import run_main
+from golf.runtime.files import whole_directory
+from golf.runtime.report import Stopwatch, write_report, write_timing
+
+SHARDS = Path("data/shards")
+
+
+def main() -> None:
+    """Run the stage for one seed."""
+    parser = argparse.ArgumentParser(prog="python -m stages.quantize", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seed", type=int, required=True)
+    seed = parser.parse_args().seed
+    config, hardware = load(Quant), load(Hardware)
+    device = prepare(hardware)
+    attention, _ = choose_backend(hardware.attention, device)
+    watch = Stopwatch()
+    selected = Path("runs/select") / str(seed)
+    with watch.part("read"):
+        spec, state = load_spec(selected), load_state(selected, "model")
+        check_state(state)
+        model = build(spec, state, attention, device)
+        table = ByteTable.load("data/tokenizer/bytes.safetensors")
+        heldout = read_heldout(SHARDS, table, tokens=config.heldout_tokens, seq_len=config.seq_len, spec=spec, say=say)
+        calibration = sample(
+            SHARDS, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=seed, spec=spec, say=say
+        )
+    with watch.part("hessians"):
+        hessians = collect(model, calibration, batch_windows(calibration), progress=True)
+    with watch.part("gptq"):
+        quantized, tensors = quantize_model(state, tensor_groups(model), hessians, config, spec, warn=say)
+    with watch.part("score"):
+        pre_bpb = bits_per_byte(model, heldout)
+        post_bpb = bits_per_byte(build(spec, dequantize_model(quantized), attention, device), heldout)
+    with watch.part("write"), whole_directory(Path("runs/quantize") / str(seed)) as folder:
+        save(quantized, folder)
+        write_table(tensors, folder / "tensors.csv")
+    numbers = {
+        "bits": config.bits,
+        "embed_bits": config.embed_bits,
+        "pre_bpb": round(pre_bpb, 6),
+        "post_bpb": round(post_bpb, 6),
+        **summary(tensors),
+    }
+    write_report("quantize", numbers, seed=seed)
+    write_timing("quantize", watch, seed=seed, device=describe(device))
+
+
+def say(line: str) -> None:
+    """One line to the log."""
+    print(f"quantize: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_main("quantize", main)

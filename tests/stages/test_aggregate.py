@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from golf.runtime.errors import DataError, MissingInput
+from stages.aggregate import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SEEDS = {42: 1.114, 314: 1.1145, 999: 1.115}
+SECTIONS = "stats: {{baseline: {baseline}, alpha: 0.01, margin_nats: 0.005}}\nbudget: {{artifact_bytes: 16000000}}\n"
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def report(folder: Path, stage: str, seed: int, **numbers: object) -> None:
+    write(folder / "reports" / stage / f"{seed}.json", {"seed": seed, **numbers})
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Reports of three finished seeds on the published split."""
+    params(tmp_path, list(SEEDS))
+    for seed, bpb in SEEDS.items():
+        report(tmp_path, "train", seed, steps=300, parameters=1000)
+        report(tmp_path, "evaluate", seed, bpb=bpb, nats_per_token=1.88, tokens=62_021_632, bytes=151_080_363)
+        report(tmp_path, "gate", seed, total_bytes=15_900_000 + seed, code_bytes=50_000, model_bytes=15_850_000 + seed)
+        report(tmp_path, "audit", seed, passed=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def params(folder: Path, seeds: list[int], baseline: str = "pr549") -> None:
+    path = REPOSITORY / f"golf/stats/baselines/{baseline}.json"
+    write(folder / "params.yaml", f"seeds: {seeds}\n" + SECTIONS.format(baseline=path))
+
+
+def result() -> dict:
+    return json.loads(Path("reports/aggregate.json").read_text())
+
+
+def test_three_seeds_against_a_record(graph: Path) -> None:
+    main()
+    found = result()
+    assert found["seeds"] == [42, 314, 999]
+    assert found["bpb_mean"] == 1.1145
+    assert found["bpb_std"] == 0.0005  # divided by n - 1
+    assert found["loss_mean"] == 1.88
+    assert found["artifact_bytes_max"] == 15_900_999
+    assert found["slack_bytes"] == 99_001
+    assert found["test"]["kind"] == "welch"
+    assert found["test"]["p"] < found["test_with_margin"]["p"] < 0.01
+    assert found["comparable"] is True
+    assert found["flags"] == []
+    assert "better by more than 0.005 nats" in found["verdict"]
+    assert len(found) <= 12
+
+
+def test_other_text_is_said(graph: Path) -> None:
+    for seed, bpb in SEEDS.items():
+        report(graph, "evaluate", seed, bpb=bpb, nats_per_token=1.0, tokens=100, bytes=240)
+    params(graph, list(SEEDS), "naive-baseline")
+    main()
+    assert result()["comparable"] is False
+    assert "no claim against Naive baseline: other text" in result()["verdict"]
+
+
+def test_exactly_the_seeds_asked_for(graph: Path) -> None:
+    params(graph, [42])
+    main()
+    assert result()["seeds"] == [42]
+    assert result()["test"] is None
+    assert result()["bpb_std"] is None
+    params(graph, [42, 7])
+    with pytest.raises(MissingInput, match=r"reports/evaluate/7.json: .*Try: dvc repro evaluate@7"):
+        main()
+
+
+@pytest.mark.parametrize("stage", ["train", "gate", "evaluate", "audit"])
+def test_a_missing_or_foreign_report_is_named(graph: Path, stage: str) -> None:
+    path = graph / f"reports/{stage}/314.json"
+    content = json.loads(path.read_text())
+    path.unlink()
+    with pytest.raises(MissingInput, match=rf"{stage}/314.json: .*Try: dvc repro {stage}@314"):
+        main()
+    write(path, content | {"seed": 42})
+    with pytest.raises(DataError, match=rf"{stage}/314.json: found the report of seed 42, needed seed 314"):
+        main()
+    for bad in ("{", "[]", "\x00"):
+        write(path, bad)
+        with pytest.raises(DataError, match=rf"{stage}/314.json"):
+            main()
+    assert not Path("reports/aggregate.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "numbers", "text"),
+    [
+        ("evaluate", {"bpb": 1.1, "nats_per_token": 1.0, "tokens": 5, "bytes": 151_080_363}, "different text .tokens"),
+        ("evaluate", {"bpb": None, "nats_per_token": 1.0, "tokens": 62_021_632, "bytes": 151_080_363}, "bpb: found"),
+        ("evaluate", {"bpb": "x", "nats_per_token": 1.0, "tokens": 62_021_632, "bytes": 151_080_363}, "bpb: found"),
+        ("gate", {"total_bytes": 16_000_001, "code_bytes": 50_000}, "16,000,001 bytes, needed 16,000,000"),
+        ("gate", {"total_bytes": 15_000_000, "code_bytes": 50_001}, "different programs"),
+        ("audit", {"passed": False}, "passed: found False"),
+        ("audit", {}, "passed: found None"),
+    ],
+)
+def test_seeds_that_do_not_belong_together_are_refused(graph: Path, stage: str, numbers: dict, text: str) -> None:
+    report(graph, stage, 314, **numbers)
+    with pytest.raises(DataError, match=text):
+        main()
+
+
+def test_what_weakens_the_result_is_flagged(graph: Path) -> None:
+    report(graph, "train", 42, resumed=True, parameters=1000)
+    report(graph, "train", 314, clock="stretched x2", parameters=1001)
+    main()
+    flags = " | ".join(result()["flags"])
+    assert "seed 42: its training was resumed" in flags
+    assert "seed 314: clock stretched x2" in flags
+    assert "mixed configurations" in flags

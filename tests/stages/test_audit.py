@@ -1,0 +1,111 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+
+from golf.bundle.build import build
+from golf.data.bytecount import ByteTable
+from golf.data.shards import write_shard
+from golf.scoring.audit import CHECKS
+from tests.stages.world import ROOT, SEED, VOCABULARY, make, stage
+
+TEXT = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "naïve café 5€"]
+
+
+def tokenizer(folder: Path) -> None:
+    """A tokenizer of the world's vocabulary, and its byte table."""
+    sentencepiece.set_min_log_level(2)
+    prefix = folder / "data/tokenizer/tokenizer"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT * 20), model_prefix=str(prefix), vocab_size=VOCABULARY, model_type="bpe",
+        byte_fallback=True, add_dummy_prefix=False, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    table = ByteTable.from_sentencepiece(f"{prefix}.model", VOCABULARY)
+    table.save(folder / "data/tokenizer/bytes.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = make(tmp_path_factory.mktemp("audit"), audit={"tokens": 400, "positions": 4})
+    tokenizer(world)
+    (world / "build").mkdir()
+    (world / "build/train_gpt.py").write_bytes(build(ROOT)[0])
+    for name in ("compress", "gate"):
+        result = stage(name, world, f"--seed={SEED}")
+        assert result.returncode == 0, result.stderr
+    return world
+
+
+@pytest.fixture
+def world(ready: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ready, tmp_path / "world"))
+
+
+def report(world: Path) -> dict:
+    return json.loads((world / f"reports/audit/{SEED}.json").read_text())
+
+
+def test_the_shipped_program_passes_its_audit(world: Path) -> None:
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    found = report(world)
+    assert found == {"seed": SEED, "passed": True, "checks": 9, **dict.fromkeys(CHECKS, "passed")}
+    timing = json.loads((world / f"reports/timing/audit/{SEED}.json").read_text())
+    assert set(timing["evidence"]) == set(CHECKS)
+    assert "recounted the same" in timing["evidence"]["bytes"]
+    assert timing["sample"]["documents"] >= 2
+    assert timing["sample"]["chunk_tokens"] == 100
+
+
+def test_a_failed_check_is_reported_and_ends_the_stage(world: Path) -> None:
+    right = ByteTable.load(world / "data/tokenizer/bytes.safetensors")
+    wrong = ByteTable(right.base + right.leading_space.to(torch.int16), right.leading_space, right.boundary)
+    wrong.save(world / "data/tokenizer/bytes.safetensors")
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 65
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"audit: 1 of 9 checks failed (seed {SEED}): bytes: ")
+    assert "docs/rules.md" in line
+    assert "Traceback" not in result.stderr
+    assert report(world)["passed"] is False
+    assert report(world)["bytes"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        (f"reports/gate/{SEED}.json", "the size gate has not passed"),
+        (f"runs/compress/{SEED}/model.golf", "no such file or folder"),
+        ("data/tokenizer/tokenizer.model", "no such file or folder"),
+        ("build/train_gpt.py", "no such file or folder"),
+    ],
+)
+def test_what_is_missing_is_named(world: Path, missing: str, text: str) -> None:
+    (world / missing).unlink()
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 66
+    assert text in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (world / f"reports/audit/{SEED}.json").exists()
+
+
+def test_no_validation_shards(world: Path) -> None:
+    for path in (world / "data/shards").glob("val_*.bin"):
+        path.unlink()
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 66
+    assert "no validation shard" in result.stderr
+
+
+def test_two_tokens_are_no_sample(world: Path) -> None:
+    import numpy as np
+
+    (world / "data/shards/val_000001.bin").unlink()
+    write_shard(world / "data/shards/val_000000.bin", np.array([1, 5], np.uint16))
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 65
+    assert "needed 3 tokens" in result.stderr
+    assert not (world / f"reports/audit/{SEED}.json").exists()

@@ -1,0 +1,158 @@
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golf.bundle.build import build
+from golf.data.bytecount import ByteTable
+from golf.data.shards import read_split, write_shard
+from tests.stages.world import ROOT, SEED, command, make, stage
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world that is ready to be evaluated; copied by each test that changes it."""
+    world = make(tmp_path_factory.mktemp("evaluate"))
+    (world / "build").mkdir()
+    (world / "build/train_gpt.py").write_bytes(build(ROOT)[0])
+    for name in ("compress", "gate"):
+        result = stage(name, world, f"--seed={SEED}")
+        assert result.returncode == 0, result.stderr
+    return world
+
+
+@pytest.fixture
+def world(ready: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ready, tmp_path / "world"))
+
+
+def report(world: Path) -> dict:
+    return json.loads((world / f"reports/evaluate/{SEED}.json").read_text())
+
+
+def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    numbers = report(world)
+    nll = np.load(world / f"runs/evaluate/{SEED}/nll.npy")
+    tokens = read_split(world / "data/shards", "val").astype(np.int64)
+    counts = ByteTable.load(world / "data/tokenizer/bytes.safetensors").count(torch.from_numpy(tokens))
+    assert nll.shape == (tokens.size - 1,)
+    assert numbers["tokens"] == nll.size
+    assert numbers["bytes"] == int(counts.sum())
+    assert numbers["bpb"] == pytest.approx(nll.sum() / math.log(2) / int(counts.sum()), rel=1e-12)
+    assert numbers["ttt_gain_bpb"] == numbers["sliding_bpb"] - numbers["bpb"]
+    assert numbers["adapted_chunks"] == numbers["chunks"] - 1
+    assert len(numbers) <= 12
+    timing = json.loads((world / f"reports/timing/evaluate/{SEED}.json").read_text())
+    assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(timing["program"]["seconds"])
+    assert timing["network"]
+    again = stage("evaluate", world, f"--seed={SEED}")
+    assert again.returncode == 0
+    assert report(world) == numbers
+    assert (np.load(world / f"runs/evaluate/{SEED}/nll.npy") == nll).all()
+
+
+def test_a_sidecar_counts_the_bytes(world: Path) -> None:
+    for number in (0, 1):
+        size = np.fromfile(world / f"data/shards/val_{number:06d}.bin", "<u2", offset=1024).size
+        write_shard(world / f"data/shards/val_bytes_{number:06d}.bin", np.full(size, 2, np.uint16))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    assert report(world)["bytes"] == 2 * report(world)["tokens"]
+
+
+def test_without_a_passed_gate_nothing_is_scored(world: Path) -> None:
+    (world / f"reports/gate/{SEED}.json").unlink()
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 66
+    assert "the size gate has not passed" in result.stderr
+
+
+def test_a_damaged_artifact_is_named_by_the_program(world: Path) -> None:
+    path = world / f"runs/compress/{SEED}/model.golf"
+    blob = bytearray(path.read_bytes())
+    blob[-5] ^= 8
+    path.write_bytes(blob)
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 65
+    assert "train_gpt.py evaluate: artifact stream" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (world / f"runs/evaluate/{SEED}").exists()
+    assert not (world / f"reports/evaluate/{SEED}.json").exists()
+
+
+def test_shards_of_another_tokenizer_are_refused(world: Path) -> None:
+    write_shard(world / "data/shards/val_000001.bin", np.full(100, 9000, np.uint16))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 65
+    assert "another tokenizer" in result.stderr
+
+
+FORGED = """
+import json, pathlib, sys
+import numpy as np
+out = pathlib.Path("out")
+nll = np.full({count}, 2.0)
+np.save(out / "nll.npy", nll)
+result = dict(final_bpb={bpb}, sliding_bpb=1.0, roundtrip_bpb=1.0, nats_per_token=2.0, tokens=nll.size, bytes={bytes},
+    chunks=1, adapted_chunks=0, seconds={{}}, clock_seconds=0.0, device="cpu", ranks=1, attention="sdpa")
+(out / "result.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "bpb", "code", "text"),
+    [
+        (1999, 0.5, 1, "final_bpb: the program says 0.5, its scores sum to"),
+        (1998, 0.5, 65, "needed a finite float64 score for 1999 targets"),
+    ],
+)
+def test_a_score_that_does_not_follow_from_its_scores_is_refused(
+    world: Path, count: int, bpb: float, code: int, text: str
+) -> None:
+    tokens = read_split(world / "data/shards", "val").astype(np.int64)
+    total = int(ByteTable.load(world / "data/tokenizer/bytes.safetensors").count(torch.from_numpy(tokens)).sum())
+    (world / "build/train_gpt.py").write_text(FORGED.format(count=count, bpb=bpb, bytes=total))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == code
+    assert text in result.stderr
+    assert not (world / f"runs/evaluate/{SEED}").exists()
+
+
+def test_sigterm_ends_the_program_too(world: Path) -> None:
+    mark = world / "pid"
+    (world / "build/train_gpt.py").write_text(
+        f"import os, pathlib, time\npathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(command("evaluate", f"--seed={SEED}"), cwd=world)
+    for _ in range(300):
+        if mark.exists() and mark.read_text():
+            break
+        time.sleep(0.1)
+    child = int(mark.read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert not (world / f"runs/evaluate/{SEED}").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_score_as_one(world: Path) -> None:
+    assert stage("evaluate", world, f"--seed={SEED}").returncode == 0
+    alone = report(world)
+    text = (world / "params.yaml").read_text()
+    (world / "params.yaml").write_text(text.replace("processes: 0", "processes: 2"))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    assert report(world)["bpb"] == pytest.approx(alone["bpb"], abs=1e-6)
+    assert json.loads((world / f"reports/timing/evaluate/{SEED}.json").read_text())["program"]["ranks"] == 2

@@ -1,0 +1,65 @@
+"""The stage as a command, from text to shards; and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from golf.data.raw import write_manifest, write_text
+from golf.params.base import to_dict
+from golf.params.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(place: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    (place / "params.yaml").write_text(yaml.safe_dump({"tokenizer": to_dict(Tokenizer()) | changes}))
+    command = [sys.executable, "-m", "stages.tokenize"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "data/source/tokenizer").mkdir(parents=True)
+    raw = tmp_path / "data/raw"
+    raw.mkdir()
+    texts = [f"document {i}: " + " ".join(f"word{(i * j) % 97}" for j in range(80)) for i in range(40)]
+    write_manifest(raw, "text", "jsonl", write_text(raw, "train", texts))
+    return tmp_path
+
+
+def test_tokenize(place: Path) -> None:
+    done = run(place, vocab_size=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "reports/tokenize.json").read_text())
+    assert report["vocab_size"] == 300
+    assert report["val_documents"] == 1
+    assert 1 < report["bytes_per_token"] < 6
+    assert len(report) <= 12
+    names = {path.relative_to(place / "data").as_posix() for path in (place / "data").rglob("*") if path.is_file()}
+    assert {name for name in names if not name.startswith("raw/")} == {
+        "shards/heldout_000000.bin", "shards/shards.json", "shards/train_000000.bin", "shards/val_000000.bin",
+        "tokenizer/bytes.safetensors", "tokenizer/tokenizer.model",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"vocab_size": 60_000}, 65, "the corpus is too small"),
+        ({"vocab_size": 100}, 78, "tokenizer.vocab_size: found 100"),
+        ({"model": "nowhere"}, 66, "tokenizer.model: nowhere: no such file"),
+        ({"model": "params.yaml"}, 78, "needed a SentencePiece .model or a folder"),
+    ],
+)
+def test_refusals(place: Path, changes: dict[str, object], code: int, said: str) -> None:
+    done = run(place, **changes)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert not (place / "data/shards").exists()
+    assert not (place / "data/tokenizer").exists()
+    assert not (place / "reports").exists()
