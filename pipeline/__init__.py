@@ -1,0 +1,1 @@
+"""Runs and watches the graph: drives DVC as a command, reads files, imports no model."""
