@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+
+from golf.model.attention import AUTO_ORDER, attend, choose_backend
+from golf.model.weights import ModelSpec, build
+from golf.params.model import Model
+from golf.runtime.errors import ConfigError
+
+pytestmark = pytest.mark.gpu
+
+
+def available():
+    """The implementations that this machine has."""
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for name in AUTO_ORDER:
+        try:
+            found.append(choose_backend(name, "cuda")[0])
+        except ConfigError:
+            continue
+    return found
+
+
+def naive(q, k, v):
+    share = q.shape[2] // k.shape[2]
+    q, k, v = (t.double().transpose(1, 2) for t in (q, k, v))
+    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    hidden = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+    return (scores.masked_fill(hidden, -math.inf).softmax(-1) @ v).transpose(1, 2)
+
+
+def test_there_is_a_gpu_with_a_fused_implementation():
+    assert {"cudnn", "flash"} & set(available())
+
+
+@pytest.mark.parametrize("name", AUTO_ORDER)
+def test_forward_and_backward_against_fp64(name):
+    if name not in available():
+        pytest.skip(f"{name} is not on this machine")
+    torch.manual_seed(0)
+    shapes = ((2, 256, 8, 64), (2, 256, 4, 64), (2, 256, 4, 64))
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    y, expected = attend(q, k, v, name), naive(*wide)
+    weight = torch.randn_like(expected)
+    (y.double() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert (y.double() - expected).abs().max() < 2e-2
+    for found, exact in zip((q, k, v), wide, strict=True):
+        error = (found.grad.double() - exact.grad).norm() / exact.grad.norm()
+        assert error < 1e-2
+
+
+@pytest.mark.parametrize("name", AUTO_ORDER)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_model_trains_on_it(name, compiled):
+    if name not in available():
+        pytest.skip(f"{name} is not on this machine")
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    config = Model(num_layers=2, dim=256, num_heads=4, num_kv_heads=2, xsa_layers=2)
+    model = build(ModelSpec(config, 1024), attention=name, device="cuda")
+    assert model.compute_dtype == torch.bfloat16
+    forward = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
+    ids = torch.randint(2, 1024, (4, 257), device="cuda")
+    nll = forward(ids[:, :-1], ids[:, 1:])
+    nll.mean().backward()
+    assert nll.mean().item() == pytest.approx(math.log(1024), abs=0.1)
+    for parameter_name, param in model.named_parameters():
+        assert torch.isfinite(param.grad).all(), parameter_name
+
+
+def test_auto_takes_a_fused_one_and_says_why():
+    name, reason = choose_backend("auto", "cuda")
+    assert name != "sdpa"
+    assert reason
