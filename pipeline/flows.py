@@ -87,10 +87,10 @@ def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
         if found := _STAGE_FAILED.search(line):
             stage, code = found["stage"], int(found["code"])
             code = code if code >= 0 else 128 - code
-            ended = f"{stage}: ended by signal {code - 128}" if code > 128 else f"{stage}: exit code {code}; see the log"
+            how = f"ended by signal {code - 128}" if code > 128 else f"exit code {code}; see the log"
             prefix = stage.partition("@")[0] + ": "
             said = next((text for text in reversed(lines) if text.startswith(prefix)), "") if code in STATES else ""
-            return said or ended, code
+            return said or f"{stage}: {how}", code
     said = next((line.removeprefix("ERROR: ") for line in reversed(lines) if line.startswith("ERROR: ")), "")
     return said or f"dvc: exit code {code}", code
 
