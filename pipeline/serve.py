@@ -136,7 +136,8 @@ def _wait(services: dict[str, subprocess.Popen[str]]) -> None:
     """Until SIGINT or SIGTERM comes or a service ends by itself."""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: received.append(number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, lambda number, _frame: received.append(number))
     while not received:
         time.sleep(0.5)
         for name, process in services.items():

@@ -138,14 +138,15 @@ def join(hardware: Hardware) -> Iterator[Ranks]:
     limit = datetime.timedelta(seconds=COLLECTIVE_SECONDS)
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device, timeout=limit)
-        control = dist.new_group(backend="gloo", timeout=limit)
+        ranks = Ranks(index, world_size(), device, dist.new_group(backend="gloo", timeout=limit))
     else:
         dist.init_process_group("gloo", timeout=limit)
-        control = dist.group.WORLD
-    ranks = Ranks(index, world_size(), device, control)
+        ranks = Ranks(index, world_size(), device, dist.group.WORLD)
     try:
         ranks.meet(MEETING_SECONDS)
         yield ranks
         ranks.meet()
     finally:
         dist.destroy_process_group()
+        # The last reference ends gloo's threads. One that outlives Python, still holding a tensor, aborts the process.
+        object.__setattr__(ranks, "control", None)
