@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.codec.artifact import encode_model, summary, table
+from golf.codec.artifact import encode_arrays, summary, table
 from golf.params.base import load
 from golf.params.compress import Compress
-from golf.quant.quantized import load as load_quantized
-from golf.quant.quantized import to_arrays
+from golf.quant.stored import read_arrays
 from golf.runtime.errors import run_main
 from golf.runtime.files import whole_directory
 from golf.runtime.progress import Progress
@@ -30,10 +29,10 @@ def main() -> None:
     config = load(Compress)
     watch = Stopwatch()
     with watch.part("read"):
-        model = load_quantized(Path("runs/quantize") / str(seed))
-        raw_bytes = sum(array.nbytes for array in to_arrays(model)[1].values())
+        metadata, arrays = read_arrays(Path("runs/quantize") / str(seed))
+        raw_bytes = sum(array.nbytes for array in arrays.values())
     with watch.part("encode"), Progress("compress", raw_bytes) as progress:
-        blob, reports = encode_model(model, config, progress.advance)
+        blob, reports = encode_arrays(metadata, arrays, config, progress.advance)
     with whole_directory(Path("runs/compress") / str(seed)) as folder:
         (folder / "model.golf").write_bytes(blob)
         (folder / "streams.csv").write_text(table(reports), encoding="utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.codec.artifact import decode_model
+from golf.codec.model import decode_model
 from golf.data.bytecount import ByteTable, load_sentencepiece
 from golf.data.shards import read_sidecar, read_split
 from golf.model.attention import choose_backend

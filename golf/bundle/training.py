@@ -6,7 +6,8 @@ import argparse
 import shutil
 import sys
 
-from golf.codec.artifact import encode_model, table
+from golf.codec.artifact import table
+from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import load_index
 from golf.model.attention import choose_backend

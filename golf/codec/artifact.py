@@ -1,43 +1,34 @@
-"""A quantised model in a container: what ``compress`` writes and the shipped program reads."""
+"""What ``compress`` writes: checked as it is made, and reported on. It knows arrays, no model and no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from golf.codec.container import StreamReport, decode, encode
 from golf.params.compress import Compress
-from golf.quant.quantized import QuantizedModel, from_arrays, to_arrays
 from golf.runtime.errors import FairwayError
 
 
-def encode_model(
-    model: QuantizedModel, config: Compress, on_stream: Callable[[int], None] | None = None
+def encode_arrays(
+    metadata: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    config: Compress,
+    on_stream: Callable[[int], None] | None = None,
 ) -> tuple[bytes, list[StreamReport]]:
-    """The artifact of ``model``, decoded again and compared before it is handed out.
+    """The artifact of a quantised model's metadata and arrays, decoded again and compared before it is handed out.
 
     Raises:
         FairwayError: what comes back is not what went in.
     """
-    metadata, arrays = to_arrays(model)
     blob, reports = encode(metadata, arrays, config.codecs, config.layouts, on_stream)
     found_metadata, found = decode(blob)
     different = [name for name, array in arrays.items() if name not in found or not _same(array, found[name])]
     if different or found_metadata != metadata or len(found) != len(arrays):
         raise FairwayError(f"artifact: decoding does not give back {different[:1] or 'its metadata'}; nothing was kept")
     return blob, reports
-
-
-def decode_model(blob: bytes) -> QuantizedModel:
-    """The model in an artifact.
-
-    Raises:
-        DataError: the artifact is damaged, or holds no model.
-    """
-    metadata, arrays = decode(blob)
-    return from_arrays(metadata, arrays)
 
 
 def summary(blob: bytes, reports: list[StreamReport]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from golf.model.weights import ModelSpec, spec_from_dict, spec_to_dict
 from golf.quant.grid import LARGEST_STEP, max_code
-from golf.runtime.errors import ConfigError, DataError, MissingInput
-from golf.runtime.files import read_json, whole_file, write_json
+from golf.quant.stored import DESCRIPTION, WEIGHTS, read_arrays
+from golf.runtime.errors import ConfigError, DataError
+from golf.runtime.files import whole_file, write_json
 
-NAME = "quantized"
 CODES, STEPS = ".codes", ".steps"
 
 
@@ -160,13 +160,13 @@ def dequantize_model(model: QuantizedModel) -> dict[str, Tensor]:
 
 
 def save(model: QuantizedModel, folder: Path | str) -> None:
-    """Write ``folder/quantized.safetensors`` and ``folder/model.json``, each whole or not at all."""
+    """Write both files of :mod:`golf.quant.stored` to ``folder``, each whole or not at all."""
     from safetensors.numpy import save_file
 
     metadata, arrays = to_arrays(model)
-    with whole_file(Path(folder) / f"{NAME}.safetensors") as temporary:
+    with whole_file(Path(folder) / WEIGHTS) as temporary:
         save_file(arrays, temporary)
-    write_json(Path(folder) / "model.json", metadata)
+    write_json(Path(folder) / DESCRIPTION, metadata)
 
 
 def load(folder: Path | str) -> QuantizedModel:
@@ -176,20 +176,8 @@ def load(folder: Path | str) -> QuantizedModel:
         MissingInput: a file is missing.
         DataError: a file is damaged, or not a quantised model.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    description, weights = Path(folder) / "model.json", Path(folder) / f"{NAME}.safetensors"
-    for path in (description, weights):
-        if not path.is_file():
-            raise MissingInput(f"{path}: no such file", hint="dvc repro quantize")
-    try:
-        metadata, arrays = read_json(description), load_file(weights)
-    except (SafetensorError, ValueError) as error:
-        raise DataError(f"{folder}: {' '.join(str(error).split())}", hint="dvc repro --force quantize") from None
-    if not isinstance(metadata, dict):
-        raise DataError(f"{description}: found {type(metadata).__name__}, needed a mapping")
-    return from_arrays(metadata, arrays, str(weights))
+    metadata, arrays = read_arrays(folder)
+    return from_arrays(metadata, arrays, str(Path(folder) / WEIGHTS))
 
 
 def _matrix(where: str, codes: np.ndarray, steps: np.ndarray, bits: Any) -> QuantizedTensor:

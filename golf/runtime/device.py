@@ -1,11 +1,23 @@
-"""Which device a stage runs on, with how many threads and processes, as the section ``hardware`` says."""
+"""Which device a stage runs on, with how many threads and processes, as the section ``hardware`` says.
+
+torch is imported (a second) where it is needed: a stage that only starts the program asks :func:`process_count`, and
+on a machine without any GPU the answer is known before.
+"""
 
 from __future__ import annotations
 
-import torch
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from golf.params.hardware import Hardware
 from golf.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# What the drivers make: NVIDIA's, the same within WSL, AMD's.
+GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd")
 
 
 def prepare(hardware: Hardware) -> torch.device:
@@ -14,6 +26,8 @@ def prepare(hardware: Hardware) -> torch.device:
     Raises:
         ConfigError: a GPU is asked for and torch sees none.
     """
+    import torch
+
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if not uses_gpu(hardware):
@@ -27,17 +41,28 @@ def uses_gpu(hardware: Hardware) -> bool:
     Raises:
         ConfigError: a GPU is asked for and torch sees none.
     """
-    if hardware.device == "cpu" or (hardware.device == "auto" and not torch.cuda.is_available()):
+    if hardware.device == "cpu" or (hardware.device == "auto" and not _may_have_gpu()):
         return False
+    import torch
+
     if not torch.cuda.is_available():
+        if hardware.device == "auto":
+            return False
         built = torch.version.cuda
         found = f"torch {torch.__version__} sees no GPU" if built else f"torch {torch.__version__} is a CPU build"
         raise ConfigError(f"hardware.device=cuda: {found}", hint="dvc exp run -S hardware.device=auto")
     return True
 
 
+def _may_have_gpu() -> bool:
+    """Whether a driver for a GPU is loaded, as far as the system says; True where it does not."""
+    return sys.platform != "linux" or any(any(Path("/dev").glob(pattern)) for pattern in GPU_FILES)
+
+
 def describe(device: torch.device) -> str:
     """For timing reports: the GPU's name, or ``cpu`` with the threads in use."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
@@ -54,7 +79,7 @@ def process_count(hardware: Hardware, *, divides: int, at_most: int | None = Non
     Raises:
         ConfigError: more processes are asked for than there are GPUs.
     """
-    gpus = torch.cuda.device_count() if uses_gpu(hardware) else 0
+    gpus = _count_gpus() if uses_gpu(hardware) else 0
     if hardware.processes:
         if gpus and hardware.processes > gpus:
             raise ConfigError(
@@ -67,6 +92,12 @@ def process_count(hardware: Hardware, *, divides: int, at_most: int | None = Non
     most = min(gpus, at_most or gpus)
     count = max(number for number in range(1, most + 1) if divides % number == 0)
     return count, f"{count} of {gpus} GPUs" if count < gpus else "one a GPU"
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def choose_compile(hardware: Hardware, device: torch.device) -> tuple[bool, str]:

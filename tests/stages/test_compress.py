@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.codec.artifact import decode_model
+from golf.codec.model import decode_model
 from golf.quant.quantized import load, to_arrays
 from tests.stages.world import SEED, make, stage
 

@@ -11,7 +11,7 @@ import yaml
 
 from golf.bundle import program
 from golf.bundle.scoring import recount
-from golf.codec.artifact import encode_model
+from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.params.compress import Compress
 from golf.quant.quantized import load

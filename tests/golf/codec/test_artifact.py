@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from golf.codec import artifact
-from golf.codec.artifact import decode_model, encode_model, summary, table
+from golf.codec.artifact import summary, table
 from golf.codec.budget import check_budget
 from golf.codec.container import encode
+from golf.codec.model import decode_model, encode_model
 from golf.model.weights import ModelSpec, build, tensor_groups
 from golf.params.compress import Compress
 from golf.params.model import Model

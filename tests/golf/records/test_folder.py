@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from golf.codec.artifact import encode_model
+from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import write_shard
 from golf.model.weights import ModelSpec, build, tensor_groups
