@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from golf.data.cores import available_cores
 from golf.data.shards import read_sidecar, read_split, write_shard
 from golf.params.base import to_dict
 from golf.params.hardware import Hardware
@@ -21,7 +23,7 @@ from golf.records.papers import readme, training_log
 from golf.records.record import Record, submission
 from golf.runtime.errors import DataError, MissingInput
 from golf.runtime.files import write_bytes, write_json
-from golf.runtime.sandbox import run_program
+from golf.runtime.sandbox import run_program, terminable
 
 PROGRAM = "train_gpt.py"
 REQUIRED = ("torch", "numpy", "safetensors", "sentencepiece", "brotli", "zstandard")
@@ -100,20 +102,24 @@ def check_folder(
         top = Path(temporary)
         _prefix(shards, top / "shards")
         write_json(top / "params.json", params | {"hardware": to_dict(one)})
-        for seed in seeds:
+        files = {file.name: file for file in sorted(folder.iterdir()) if file.name != PROGRAM}
+        files |= {"shards": top / "shards", "check.json": top / "params.json"}
+
+        def run(seed: int) -> np.ndarray:
             (top / str(seed)).mkdir()
             found = run_program(
                 folder / PROGRAM,
                 ["evaluate", "--artifact", artifact_name(seed), "--shards", "shards", "--bytes", "bytes.safetensors",
                  "--params", "check.json", "--out", "out"],
-                files={**{file.name: file for file in sorted(folder.iterdir()) if file.name != PROGRAM},
-                       "shards": top / "shards", "check.json": top / "params.json"},
-                out=["out/nll.npy"],
-                destination=top / str(seed),
-                threads=one.threads,
+                files=files, out=["out/nll.npy"], destination=top / str(seed), threads=one.threads,
             )  # fmt: skip
-            expected = np.load(scores[seed], allow_pickle=False)
-            differences[seed] = compare_scores(np.load(found["out/nll.npy"], allow_pickle=False), expected, seed)
+            return np.load(found["out/nll.npy"], allow_pickle=False)
+
+        at_once = max(1, available_cores() // one.threads) if one.threads else 1
+        with terminable(), ThreadPoolExecutor(min(at_once, len(seeds))) as pool:  # starting them is most of the time
+            for seed, scores_here in zip(seeds, pool.map(run, seeds), strict=True):
+                expected = np.load(scores[seed], allow_pickle=False)
+                differences[seed] = compare_scores(scores_here, expected, seed)
     return differences
 
 

@@ -104,7 +104,7 @@ def _supervise(
 ) -> int:
     """Run ``command`` in its own session; its whole group ends with this call, whatever ends this call."""
     grace, limit = limits
-    with _terminable():
+    with terminable():
         process = subprocess.Popen(command, cwd=work, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             return process.wait(limit)
@@ -120,8 +120,8 @@ def _supervise(
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception inside the block, so that the program is ended before we are."""
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception inside the block, so that programs are ended before we are."""
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread; the kernel still ends the program with us
         return

@@ -10,7 +10,7 @@ from golf.params.eval import Eval
 from golf.runtime.errors import DataError
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer, evaluate
-from golf.scoring.state import digest
+from golf.scoring.state import _checksum, digest
 from golf.scoring.windows import Windows
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
@@ -169,14 +169,23 @@ def test_digest_sees_every_bit_and_the_momentum() -> None:
     with torch.no_grad():
         model.embed.weight[3, 5].copy_(torch.nextafter(model.embed.weight[3, 5], torch.tensor(9.0)))
     assert digest(model) != before
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    still = digest(model, optimizer)
-    model(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).sum().backward()
-    optimizer.step()
-    assert digest(model, optimizer) != still
+    momentum = [torch.zeros(3)]
+    still = digest(model, momentum)
+    momentum[0][1] = -0.0
+    assert digest(model, momentum) != still
     pair = torch.nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         pair.weight.copy_(torch.tensor([[1.0, 2.0]]))
         one = digest(pair)
         pair.weight.copy_(torch.tensor([[2.0, 1.0]]))
     assert digest(pair) != one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.bool])
+def test_a_gpu_s_checksum_sees_every_bit_and_place(dtype: torch.dtype) -> None:
+    values = torch.tensor([1, 0, 0, 1, 1]).to(dtype)
+    swapped = values[[1, 0, 2, 3, 4]]
+    changed = values.clone()
+    changed[4] = 0
+    sums = {_checksum(each) for each in (values, swapped, changed, torch.cat([values, torch.zeros(1, dtype=dtype)]))}
+    assert len(sums) == 4
