@@ -45,7 +45,8 @@ def write_shard(path: Path | str, tokens: np.ndarray) -> None:
         raise DataError(f"{path}: tokens of {tokens.min()} to {tokens.max()}; a shard holds 0 to 65535")
     with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(header_bytes(tokens.size))
-        np.ascontiguousarray(tokens, dtype="<u2").tofile(file)
+        # not .tofile(): its last block goes through a C buffer, and a disk that is full by then cuts it unnoticed
+        file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
 
 
 def parse_header(header: bytes, size: int, path: Path | str) -> int:

@@ -8,10 +8,12 @@ Every message says what went wrong, where, the value found, the value needed and
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 
 
 class Exit(IntEnum):
@@ -26,7 +28,9 @@ class Exit(IntEnum):
 
 
 _INTERRUPTED = 128 + 2  # as a shell says it of SIGINT
-_MACHINE = {"AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError"}  # of torch, by name
+# By name, so that nothing is imported for it: of torch, and of a pool whose worker the kernel killed.
+_MACHINE = {"AcceleratorError", "DistBackendError", "DistNetworkError", "DistStoreError", "BrokenProcessPool"}
+_MEMORY = {"MemoryError", "OutOfMemoryError"}
 
 
 class FairwayError(Exception):
@@ -61,8 +65,9 @@ class MissingInput(FairwayError):
 def run_main(name: str, main: Callable[[], None]) -> None:
     """Call ``main`` and leave the process: a :class:`FairwayError` or a disk error as one line on stderr.
 
-    Programming errors keep their traceback: those are ours, not the user's. So does a failure of the machine's GPUs or
-    of the connection between ranks, but its exit code says that the same command may pass.
+    Programming errors keep their traceback: those are ours, not the user's. So does a failure of the machine's GPUs, of
+    the connection between ranks or of a worker process, but its exit code says that the same command may pass. Memory
+    that ran out keeps it too, since it shows what asked for so much.
     """
     try:
         main()
@@ -78,20 +83,38 @@ def run_main(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr, flush=True)
         sys.exit(_INTERRUPTED)
-    except RuntimeError as error:
-        if type(error).__name__ not in _MACHINE:
+    except (RuntimeError, MemoryError) as error:
+        kind, text = type(error).__name__, " ".join(str(error).split())[:200]
+        if kind not in _MACHINE | _MEMORY:
             raise
         traceback.print_exc()
-        print(f"{name}: the machine failed: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
-        sys.exit(Exit.RETRY)
+        if kind in _MACHINE:
+            print(f"{name}: the machine failed: {text}", file=sys.stderr, flush=True)
+            sys.exit(Exit.RETRY)
+        hint = "a smaller train.micro_batch_tokens or eval.batch_windows"
+        print(f"{name}: memory ran out: {text or 'of the process'}. Try: {hint}", file=sys.stderr, flush=True)
+        sys.exit(Exit.FAILURE)
 
 
 def _disk_error(error: OSError) -> str | None:
-    where = error.filename or "the working directory"
+    where = error.filename2 or error.filename or "the working directory"  # the second is what was written to
+    near = _nearest(Path("." if where == "the working directory" else where))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}: no space left on the device; nothing half-written was kept. Try: dvc gc --workspace"
+        inside = near.resolve().is_relative_to(Path.cwd())
+        hint = "dvc gc --workspace" if inside else f"df -h {near}"
+        return f"{where}: no space left on the device; nothing half-written was kept. Try: {hint}"
     if error.errno in (errno.EIO, errno.EFBIG):
-        return f"{where}: {error.strerror}; the disk must take the whole file. Try: df -h {where}"
+        return f"{where}: {error.strerror}; the disk must take the whole file. Try: df -h {near}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{where}: {error.strerror}; the directory must be writable. Try: ls -ld {where}"
+        needed = "this user must be allowed to use the file" if near.is_file() else "the directory must be writable"
+        return f"{where}: {error.strerror}; {needed}. Try: ls -ld {near}"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return f"{where}: {error.strerror}; needed a folder where a file stands, or a file. Try: ls -ld {near}"
     return None
+
+
+def _nearest(path: Path) -> Path:
+    """``path``, or the folder above it that exists: what a command can look at."""
+    while not os.path.exists(path) and path != path.parent:  # Path.exists raises where it may not look
+        path = path.parent
+    return path

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def outcome(body: str, **limits: int) -> tuple[int, str]:
+    # -B: under a limit of the file size the interpreter would leave cut bytecode for everybody after it
     code = f"from golf.runtime.errors import *\ndef main():\n    {body}\nrun_main('demo', main)\n"
 
     def limit() -> None:
@@ -20,7 +21,7 @@ def outcome(body: str, **limits: int) -> tuple[int, str]:
             resource.setrlimit(getattr(resource, name), (value, value))
 
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-B", "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         preexec_fn=limit,
     )  # fmt: skip
     return done.returncode, done.stderr
@@ -36,8 +37,14 @@ def outcome(body: str, **limits: int) -> tuple[int, str]:
         ("raise FairwayError('NCCL', code=Exit.RETRY)", 75, "demo: NCCL\n"),
         ("raise OSError(28, 'No space left on device', 'runs/x')", 74,
          "demo: runs/x: no space left on the device; nothing half-written was kept. Try: dvc gc --workspace\n"),
-        ("raise PermissionError(13, 'Permission denied', 'runs')", 74,
-         "demo: runs: Permission denied; the directory must be writable. Try: ls -ld runs\n"),
+        ("raise OSError(28, 'No space left on device', 'here', None, '/nowhere/x')", 74,
+         "demo: /nowhere/x: no space left on the device; nothing half-written was kept. Try: df -h /\n"),
+        ("raise OSError(30, 'Read-only file system', '/nowhere/x')", 74,
+         "demo: /nowhere/x: Read-only file system; the directory must be writable. Try: ls -ld /\n"),
+        ("raise PermissionError(13, 'Permission denied', '/etc/passwd')", 74,
+         "demo: /etc/passwd: Permission denied; this user must be allowed to use the file. Try: ls -ld /etc/passwd\n"),
+        ("open('/etc/passwd/x')", 74, "demo: /etc/passwd/x: Not a directory; needed a folder where a file stands, or a "
+         "file. Try: ls -ld /etc/passwd\n"),
         ("pass", 0, ""),
         ("raise FairwayError('two\\nlines')", 1, "demo: two\nlines\n"),
     ],
@@ -75,6 +82,18 @@ def test_a_lost_connection_between_ranks_may_be_retried() -> None:
     assert code == 75
     assert text.endswith("demo: the machine failed: NCCL error: peer gone\n")
     assert outcome("raise RuntimeError('shape mismatch')")[0] == 1
+
+
+def test_a_killed_worker_may_be_retried_and_spent_memory_not() -> None:
+    pool = "from concurrent.futures.process import BrokenProcessPool"
+    code, text = outcome(f"{pool}; raise BrokenProcessPool('a worker ended')")
+    assert (code, text.splitlines()[-1]) == (75, "demo: the machine failed: a worker ended")
+    for error in ("type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", "MemoryError()"):
+        code, text = outcome(f"raise {error}")
+        assert code == 1
+        assert "Traceback" in text
+        assert text.splitlines()[-1].startswith("demo: memory ran out: ")
+        assert text.endswith(". Try: a smaller train.micro_batch_tokens or eval.batch_windows\n")
 
 
 def test_codes_are_those_of_sysexits() -> None:

@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
 
-from golf.runtime.files import read_json, whole_directory, whole_file, write_bytes, write_json
+from golf.runtime.files import read_json, whole_directory, whole_file, write_bytes, write_json, write_npy
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,6 +101,96 @@ def test_the_parent_being_a_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         write_bytes(tmp_path / "f" / "x", b"")
     assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
+
+
+def test_a_disk_error_names_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+
+    def copying(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "full", "source", None, str(temporary))
+
+    def serialising(temporary: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def writing(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    for whole in (whole_file, whole_directory):
+        for failure in (copying, serialising, writing):
+            with pytest.raises(OSError) as caught, whole(path) as temporary:
+                failure(temporary)
+            assert (caught.value.errno, caught.value.filename, caught.value.filename2) == (28, str(path), None)
+        with pytest.raises(FileNotFoundError) as missing, whole(path):
+            (tmp_path / "absent").read_bytes()
+        assert missing.value.filename == str(tmp_path / "absent")
+        with pytest.raises(SafetensorError, match="of another kind"), whole(path):
+            raise SafetensorError("of another kind")
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as blocked:
+        write_bytes(path, b"")
+    assert blocked.value.filename == str(path)
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_a_swap_that_breaks_between_its_two_renames_keeps_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").write_text("1")
+    rename = Path.rename
+
+    def breaking(self: Path, target: Path) -> Path:
+        if self != path and target == path and (self / "new").exists():
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", breaking)
+    with pytest.raises(type(error)), whole_directory(path) as temporary:
+        (temporary / "new").write_text("2")
+    assert names(tmp_path) == ["d"]
+    assert names(path) == ["old"]
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (7,), (2, 3), ()])
+def test_arrays_come_back_as_they_were(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.arange(int(np.prod(shape)), dtype="<f8").reshape(shape)
+    for layout in (array, array.T, np.concatenate([array[None], array[None]])[::2]):
+        write_npy(tmp_path / "x.npy", layout)
+        found = np.load(tmp_path / "x.npy", allow_pickle=False)
+        assert found.dtype == array.dtype
+        assert found.shape == layout.shape
+        assert found.tolist() == layout.tolist()
+
+
+@pytest.mark.parametrize("missing", [1, 100, 4000, 5000])
+def test_a_disk_that_fills_at_the_last_byte_leaves_no_array_and_no_shard(tmp_path: Path, missing: int) -> None:
+    """The file-size limit is how a full disk can be had without one; C's buffers would swallow its error."""
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from golf.data.shards import write_shard\n"
+        "from golf.runtime.files import write_npy\n"
+        f"for size, write in ((1024 + 80000, write_shard), (128 + 80000, write_npy)):\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, (size - {missing}, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        write(sys.argv[1], np.ones(40000, dtype=np.uint16))\n"
+        "    except OSError as error:\n"
+        "        print(error.errno, error.filename)\n"
+    )
+    target = tmp_path / "x"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, str(target)], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{errno.EFBIG} {target}\n" * 2
+    assert names(tmp_path) == []
+
+
+def test_json_nested_beyond_reading_is_a_value_error(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
