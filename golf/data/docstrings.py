@@ -26,8 +26,8 @@ from golf.data.cores import available_cores
 from golf.runtime.errors import MissingInput
 
 PACKAGES = ("numpy", "scipy", "torch")
-DOCUMENT_BYTES = 16_000  # a longer document is continued in a further one
-_MIN_BYTES = 100  # a document below says nothing
+DOCUMENT_CHARACTERS = 16_000  # a longer document is continued in a further one
+_MIN_CHARACTERS = 100  # a shorter document says nothing
 _SKIPPED = frozenset(
     {
         "test", "tests", "testing", "_testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages",
@@ -189,7 +189,7 @@ def _documents(group: Group, seen: set[bytes]) -> Iterator[str]:
             continue
         seen.add(digest)
         piece = f"{title}\n\n{text}"
-        if pieces and size + len(piece) > DOCUMENT_BYTES:
+        if pieces and size + len(piece) > DOCUMENT_CHARACTERS:
             yield from _joined(pieces)
             pieces, size = [name], len(name)
         pieces.append(piece)
@@ -199,5 +199,5 @@ def _documents(group: Group, seen: set[bytes]) -> Iterator[str]:
 
 def _joined(pieces: list[str]) -> Iterator[str]:
     text = "\n\n".join(pieces)
-    if len(text) >= _MIN_BYTES:
+    if len(text) >= _MIN_CHARACTERS:
         yield text

@@ -12,7 +12,7 @@ from golf.data.cores import available_cores
 from golf.data.docstrings import corpus
 from golf.data.hub import Published, from_hub, from_mirror, is_mirror
 from golf.data.raw import Entry, place, sha256, write_manifest, write_text
-from golf.data.shards import list_shards, read_header
+from golf.data.shards import list_shards, read_header, sidecar_name
 from golf.data.text import JSONL, SUFFIXES, TEXT, limited, read_documents, text_files
 from golf.params.data import Data
 from golf.runtime.errors import ConfigError, DataError, MissingInput
@@ -68,20 +68,17 @@ def _training_text(config: Data) -> Iterator[str]:
                 f"{'text' if config.source == 'jsonl' else 'jsonl'} reads the other kind)",
             )
         documents = read_documents(files)
-    total = 0
-    for text in limited(documents, config.max_documents, config.max_bytes):
-        total += 1
-        yield text
-    if config.source != "docstrings" and next(documents, None) is not None:
-        print(f"fetch: kept {total:,} documents: data.max_documents {config.max_documents:,}, "
-              f"data.max_bytes {config.max_bytes:,} (0: all)", file=sys.stderr, flush=True)  # fmt: skip
+    stopped = yield from limited(documents, config.max_documents, config.max_bytes)
+    if stopped and config.source != "docstrings":
+        print(f"fetch: stopped at data.max_documents {config.max_documents:,}, data.max_bytes {config.max_bytes:,} "
+              "(0: all)", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _own_validation(path: Path) -> list[Path]:
     """The files of ``data.val_path``: all shards, or all text; none when only a README is there."""
     if path.is_file() and path.suffix == ".bin":
         read_header(path)
-        sidecar = path.with_name(path.name.replace("val_", "val_bytes_", 1))
+        sidecar = path.with_name(sidecar_name(path.name))
         return [path, sidecar] if sidecar != path and sidecar.is_file() else [path]
     if path.is_dir():
         shards = list_shards(path, "val") or sorted(p for p in path.glob("*.bin") if "_bytes_" not in p.name)

@@ -7,6 +7,7 @@ complete is never brought again. The revision is resolved to a commit first, so 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,20 +138,27 @@ def _reach(hub: Any, where: str, call: Callable[[], Any]) -> Any:
             f"{where}: the hub knows no such dataset or revision, or it is not public ({_first_line(error)})",
             hint="see data.repo and data.revision",
         ) from None
+    except errors.LocalEntryNotFoundError as error:  # an entry not found too, but only because the hub gave no answer
+        raise _unreached(where, error) from None
     except errors.EntryNotFoundError as error:
         raise DataError(f"{where}: the hub has no such file ({_first_line(error)})") from None
     except FairwayError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+        network = (ConnectionError, TimeoutError, socket.gaierror)
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, network):
             raise  # the disk, not the network
         if isinstance(error, (TypeError, AttributeError, NameError, KeyError)):
             raise
-        raise FairwayError(
-            f"{where}: the transfer failed ({type(error).__name__}: {_first_line(error)}); complete files are kept",
-            hint="dvc repro fetch (goes on where it stopped), or set data.path to a local mirror",
-            code=Exit.RETRY,
-        ) from None
+        raise _unreached(where, error) from None
+
+
+def _unreached(where: str, error: Exception) -> FairwayError:
+    return FairwayError(
+        f"{where}: the transfer failed ({type(error).__name__}: {_first_line(error)}); complete files are kept",
+        hint="dvc repro fetch (goes on where it stopped), or set data.path to a local mirror",
+        code=Exit.RETRY,
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -97,11 +97,13 @@ def choose(
             raise ConfigError(f"data.variant: {where} has no {dataset}; it has {', '.join(folders)}")
         inside = [name for name in names if name.endswith(".bin")]
     train, val = _split(inside, "train"), _split(inside, "val")
-    stats = {str(k): v for k, v in (entry.get("stats") or {}).items() if isinstance(v, int)}
-    for split, found in (("train", train), ("val", val)):
-        needed = stats.get(f"files_{split}", 0)
-        if split == "val" and len(found) < max(needed, 1):
-            raise DataError(f"{where}: {dataset}: found {len(found)} val shards, needed {max(needed, 1)}")
+    stated = entry.get("stats")
+    stats = {str(k): v for k, v in stated.items() if type(v) is int} if isinstance(stated, dict) else {}
+    if len(val) < max(stats.get("files_val", 0), 1):
+        raise DataError(
+            f"{where}: {dataset}: found {len(val)} val shards, needed {max(stats.get('files_val', 0), 1)}",
+            hint="dvc repro --force fetch, or see data.revision",
+        )
     if len(train) < train_shards:
         raise ConfigError(
             f"data.train_shards: found {train_shards}, {where} has {len(train)} training shards of {dataset}",
@@ -121,12 +123,14 @@ def _tokenizer(
     names: list[str], manifest: dict[str, Any] | None, entry: dict[str, Any], variant: str, where: str
 ) -> tuple[str | None, int | None]:
     models = [name for name in names if name.endswith(".model")]
-    vocab_size = entry.get("vocab_size")
+    sizes = [entry.get("vocab_size")]
     wanted = None
-    for item in (manifest or {}).get("tokenizers") or []:
+    stated = (manifest or {}).get("tokenizers")
+    for item in stated if isinstance(stated, list) else []:
         if isinstance(item, dict) and item.get("name") == entry.get("tokenizer_name"):
             wanted = item.get("model_path")
-            vocab_size = vocab_size or item.get("vocab_size")
+            sizes.append(item.get("vocab_size"))
+    vocab_size = next((size for size in sizes if type(size) is int and size > 0), None)
     if isinstance(wanted, str):
         matching = [name for name in models if name == wanted or name.endswith("/" + wanted.lstrip("/"))]
         if not matching:

@@ -100,11 +100,25 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         raise DataError(f"{path}: found another format, needed format {FORMAT}", hint=hint)
     if manifest.get("kind") not in ("text", "shards") or not isinstance(manifest.get("files"), list):
         raise DataError(f"{path}: found kind {manifest.get('kind')!r}, needed text or shards, and files", hint=hint)
+    for key, kind in (("source", str), ("vocab_size", int), ("stats", dict)):
+        if not isinstance(manifest.get(key, kind()), kind):
+            raise DataError(f"{path}: {key}: found {manifest[key]!r}, needed {kind.__name__}", hint=hint)
+    names: set[str] = set()
     for entry in manifest["files"]:
-        whole = isinstance(entry, dict) and {"name", "split", "bytes", "sha256"} <= set(entry)
-        if not whole or Path(entry["name"]).name != entry["name"]:
-            raise DataError(f"{path}: found the file entry {entry!r}, needed name, split, bytes, sha256", hint=hint)
-    return manifest
+        if not _is_entry(entry) or entry["name"] in names:
+            raise DataError(
+                f"{path}: found the file entry {entry!r}, needed name (once), split, bytes and sha256", hint=hint
+            )
+        names.add(entry["name"])
+    return {"source": "", **manifest}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether ``entry`` names a file inside the folder, and holds nothing of another type than it should."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "split", "sha256")):
+        return False
+    counts = [entry.get("bytes"), *(entry.get(key, 0) for key in ("documents", "text_bytes", "tokens"))]
+    return Path(entry["name"]).name == entry["name"] != ".." and all(type(count) is int for count in counts)
 
 
 def raw_documents(folder: Path | str, split: str) -> Iterator[str]:

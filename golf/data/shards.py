@@ -107,6 +107,11 @@ def list_shards(folder: Path | str, split: str, *, sidecars: bool = False) -> li
     return sorted(path for path in paths if ("_bytes_" in path.name) == sidecars)
 
 
+def sidecar_name(name: str, split: str = "val") -> str:
+    """The file name of a shard's byte sidecar: ``fineweb_val_bytes_000000.bin`` for ``fineweb_val_000000.bin``."""
+    return re.sub(rf"(^|_){re.escape(split)}_", rf"\g<1>{split}_bytes_", name, count=1)
+
+
 def read_split(folder: Path | str, split: str) -> np.ndarray:
     """All tokens of ``split``, uint16 (T,): a map of its one shard, or its shards put together in memory.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from golf.runtime.errors import DataError, MissingInput
@@ -18,6 +18,7 @@ JSONL = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 TEXT = (".txt",)
 SUFFIXES = {"jsonl": JSONL, "text": TEXT}
 _CHUNK = 1 << 20
+_WINDOW = 1 << 31  # bytes: the largest that `zstd --long` writes
 
 
 def text_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -64,15 +65,17 @@ def read_documents(files: Iterable[Path]) -> Iterator[str]:
             yield from _jsonl(file)
 
 
-def limited(documents: Iterable[str], max_documents: int = 0, max_bytes: int = 0) -> Iterator[str]:
+def limited(documents: Iterable[str], max_documents: int = 0, max_bytes: int = 0) -> Generator[str, None, bool]:
     """The first ``max_documents`` documents within ``max_bytes`` of UTF-8; 0 means no limit.
 
-    The document that would pass the limit of bytes is cut there, after its last white space.
+    The document that would pass the limit of bytes is cut there, after its last white space. Behind a limit nothing is
+    read: what stands there may be damaged.
+
+    Returns:
+        whether a limit ended it, as the value of ``yield from``.
     """
     left = max_bytes
-    for index, text in enumerate(documents):
-        if max_documents and index >= max_documents:
-            return
+    for number, text in enumerate(documents, 1):
         if max_bytes:
             raw = text.encode()
             if len(raw) > left:
@@ -80,9 +83,12 @@ def limited(documents: Iterable[str], max_documents: int = 0, max_bytes: int = 0
                 kept = start[: len(start.rstrip()) and max(map(start.rfind, " \n\t"), default=-1) + 1].rstrip()
                 if kept or (start.strip() and left == max_bytes):
                     yield kept or start
-                return
+                return True
             left -= len(raw)
         yield text
+        if number == max_documents:
+            return True
+    return False
 
 
 def parse_line(line: bytes, where: str) -> str:
@@ -151,7 +157,7 @@ def _zst_chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             while chunk:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
                 try:
                     yield frame.decompress(chunk)
                 except zstandard.ZstdError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from golf.data.encode import (
 )
 from golf.data.raw import place, raw_documents, read_manifest
 from golf.data.scan import Documents, shared_documents
-from golf.data.shards import INDEX, list_shards, read_shard, write_shard
+from golf.data.shards import INDEX, list_shards, read_shard, sidecar_name, write_shard
 from golf.data.tokenizer import check_model, find_model, load_sentencepiece, train_model
 from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, DataError
@@ -64,7 +63,7 @@ def tokenize(
                 writer.write(folder, "val", _val_text(raw, chosen))
         _split_heldout(folder, config.heldout_share, bos_id)
         index = _index(folder, model_path, vocab_size, bos_id)
-        if list_shards(raw, "val") and not list_shards(raw, "train"):
+        if bool(list_shards(raw, "val")) != bool(list_shards(raw, "train")):
             _check_overlap(folder, bos_id)
         write_json(folder / INDEX, index)
         _write_table(model_path, tokenizer_folder)
@@ -155,7 +154,7 @@ def _pass_through(raw: Path, folder: Path, split: str, vocab_size: int) -> None:
                 hint="dvc exp run -S tokenizer.model=THEIR.model",
             )
         place(path, folder / f"{split}_{number:06d}.bin", link=True)
-        sidecar = path.with_name(re.sub(rf"(^|_){split}_", rf"\g<1>{split}_bytes_", path.name, count=1))
+        sidecar = path.with_name(sidecar_name(path.name, split))
         if sidecar.is_file():
             place(sidecar, folder / f"{split}_bytes_{number:06d}.bin", link=True)
 
@@ -213,7 +212,7 @@ def _index(folder: Path, model_path: Path, vocab_size: int, bos_id: int) -> dict
 
 
 def _check_overlap(folder: Path, bos_id: int) -> None:
-    """Validation came as shards and training as text: only now, as tokens, can their documents be compared."""
+    """One of validation and training came as shards, the other as text: only now, as tokens, can they be compared."""
     both = []
     for splits in (("val",), ("train", "heldout")):
         parts = [read_shard(path) for split in splits for path in list_shards(folder, split)]
@@ -222,8 +221,8 @@ def _check_overlap(folder: Path, bos_id: int) -> None:
     if shared:
         raise DataError(
             f"data/raw: overlap: found {len(shared):,} of {both[0].starts.size:,} validation documents in the training "
-            "text, needed none: their scores would be memory",
-            hint="remove them from data.path",
+            "data, needed none: their scores would be memory",
+            hint="remove them from data.path or data.val_path",
         )
 
 

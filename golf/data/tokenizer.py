@@ -149,7 +149,7 @@ def _cut(line: str) -> Iterator[str]:
     for word in line.split(" "):
         for start in range(0, max(len(word), 1), _SENTENCE_BYTES // 4):
             part = word[start : start + _SENTENCE_BYTES // 4]
-            if size + len(part.encode()) + 1 > _SENTENCE_BYTES:
+            if words and size + len(part.encode()) + 1 > _SENTENCE_BYTES:
                 yield " ".join(words)
                 words, size = [], 0
             words.append(part)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ from golf.data.published import (
 )
 from golf.data.raw import MANIFEST, Entry, read_manifest, sha256
 from golf.data.scan import Documents, ShardScan, TextScan, scan_shard, scan_text, shared_documents
-from golf.data.shards import read_shard
+from golf.data.shards import read_shard, sidecar_name
 from golf.data.tokenizer import load_sentencepiece
 from golf.runtime.errors import FairwayError
 from golf.runtime.progress import Progress
@@ -124,14 +124,10 @@ def _scan(
         paths = [folder / entry["name"] for entry in texts]
         if text_bytes > _PROCESSES_FROM and cores > 1 and len(paths) > 1:
             with ProcessPoolExecutor(min(cores, len(paths)), mp_context=get_context("spawn")) as processes:
-                collect(_mapped(processes, scan_text, paths), text_scans)
+                collect(processes.map(scan_text, paths), text_scans)
         else:
             collect(map(scan_text, paths), text_scans)
     return list(zip(shards, shard_scans, strict=True)), list(zip(texts, text_scans, strict=True))
-
-
-def _mapped(pool: Executor, function: Callable[[Path], TextScan], paths: list[Path]) -> Iterator[TextScan]:
-    return pool.map(function, paths)
 
 
 def _against_manifest(entry: Entry, digest: str, size: int, verdict: Verdict) -> None:
@@ -175,7 +171,7 @@ def _check_sidecars(scans: list[tuple[Entry, ShardScan]], verdict: Verdict) -> N
     for entry, scan in scans:
         if entry["split"] != "val":
             continue
-        name = entry["name"].replace("val_", "val_bytes_", 1)
+        name = sidecar_name(entry["name"])
         sidecar = sidecars.pop(name, None)
         if sidecar is None:
             verdict.defect(name, "missing sidecar", "nothing", f"bytes of the tokens of {entry['name']}")

@@ -40,7 +40,7 @@ def test_docstrings_are_used_once_and_long_documents_are_continued() -> None:
     parts = [(f"f{i}()", f"number {i} " * 500) for i in range(8)]
     first = list(docstrings._documents(("m", [*parts, parts[0]]), seen))
     assert len(first) == 3
-    assert all(len(text) < docstrings.DOCUMENT_BYTES + 100 for text in first)
+    assert all(len(text) < docstrings.DOCUMENT_CHARACTERS + 100 for text in first)
     assert all(text.startswith("m\n\n") for text in first[1:])
     assert list(docstrings._documents(("copy", parts), seen)) == []
 

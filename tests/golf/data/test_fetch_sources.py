@@ -53,7 +53,12 @@ def test_text_and_limits(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (place / f"data/source/train/{index}.txt").write_text(f"text {index}")
     fetch(config(source="text", max_documents=2))
     assert list(raw_documents("data/raw", "train")) == ["text 0", "text 1"]
-    assert "kept 2 documents" in capsys.readouterr().err
+    assert "stopped at data.max_documents 2, " in capsys.readouterr().err
+    fetch(config(source="text", max_bytes=23))
+    assert list(raw_documents("data/raw", "train")) == ["text 0", "text 1", "text 2", "text"]
+    assert "data.max_bytes 23 " in capsys.readouterr().err
+    fetch(config(source="text", max_documents=5, max_bytes=24))
+    assert "stopped" not in capsys.readouterr().err
 
 
 def test_own_validation_of_every_kind(place: Path) -> None:
@@ -133,7 +138,26 @@ def test_foreign_manifests_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json"):
         read_manifest(tmp_path)
-    path_out = {"format": 1, "kind": "text", "files": [{"name": "../x", "split": "train", "bytes": 0, "sha256": ""}]}
-    (tmp_path / "manifest.json").write_text(json.dumps(path_out))
-    with pytest.raises(DataError, match="file entry"):
+
+
+ENTRY = {"name": "train-00000.jsonl", "split": "train", "bytes": 0, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../x"}, {"name": ".."}, {"name": 5}, {"bytes": "0"}, {"bytes": None}, {"documents": "ten"},
+        {"split": 5}, {"sha256": None},
+    ],
+)  # fmt: skip
+def test_foreign_file_entries_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    manifest: dict[str, Any] = {"format": 1, "kind": "text", "files": [ENTRY]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path) == {"source": "", **manifest}
+    for files in ([ENTRY | change], [ENTRY, ENTRY]):
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+        with pytest.raises(DataError, match="found the file entry"):
+            read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"vocab_size": "1024"}))
+    with pytest.raises(DataError, match="vocab_size: found '1024', needed int"):
         read_manifest(tmp_path)

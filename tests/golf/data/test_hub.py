@@ -140,6 +140,22 @@ def test_what_the_hub_answers_becomes_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@needs_hub
+def test_a_hub_that_falls_silent_after_its_listing_may_be_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub calls that a missing entry of its cache, by the same class as an entry that the hub has not."""
+    import huggingface_hub.utils
+
+    def silent(*args: Any, **options: Any) -> str:  # what the real one raises after half a minute of attempts
+        raise huggingface_hub.utils.LocalEntryNotFoundError("we cannot find the requested files in the local cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", silent)
+    with _server_module().Hub(REPO, published()) as hub, pytest.raises(FairwayError, match="transfer failed") as caught:
+        from_hub(REPO, "main", "sp1024", 1, endpoint=hub.endpoint, cache_dir=tmp_path)
+    assert caught.value.code == Exit.RETRY
+
+
 def test_absent_hub_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
@@ -187,6 +203,9 @@ def test_incomplete_listings_are_refused() -> None:
         choose([name for name in files if "_val_" not in name], manifest, "sp1024", 1, "here")
     with pytest.raises(DataError, match=r"found no tokenizers/fineweb_1024_bpe\.model"):
         choose([name for name in files if "1024_bpe" not in name], manifest, "sp1024", 1, "here")
+    odd = {"datasets": [{"name": "fineweb10B_sp1024", "vocab_size": "many", "stats": [1]}], "tokenizers": 5}
+    layout = choose(files, odd, "sp1024", 1, "here")
+    assert (layout.stats, layout.vocab_size) == ({}, None)
     sidecar = "datasets/datasets/fineweb10B_sp1024/fineweb_val_bytes_000000.bin"
     layout = choose([*files, sidecar], manifest, "sp1024", 1, "here")
     assert layout.sidecars == [sidecar]

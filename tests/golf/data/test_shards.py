@@ -14,6 +14,7 @@ from golf.data.shards import (
     read_shard,
     read_sidecar,
     read_split,
+    sidecar_name,
     write_shard,
 )
 from golf.runtime.errors import DataError, MissingInput
@@ -109,6 +110,20 @@ def test_splits_by_name_without_sidecars(tmp_path: Path) -> None:
     assert sidecar.tolist() == [24, 24, 0, 0]
     assert read_sidecar(tmp_path, "train") is None
     assert list_shards(tmp_path / "absent", "val") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar"),
+    [
+        ("val_000001.bin", "val_bytes_000001.bin"),
+        ("fineweb_val_000000.bin", "fineweb_val_bytes_000000.bin"),
+        ("interval_val_0.bin", "interval_val_bytes_0.bin"),
+        ("train_000000.bin", "train_000000.bin"),
+    ],
+)
+def test_a_sidecar_is_named_after_its_shard(name: str, sidecar: str) -> None:
+    assert sidecar_name(name) == sidecar
+    assert sidecar_name("fineweb_train_000000.bin", "train") == "fineweb_train_bytes_000000.bin"
 
 
 def test_index(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def test_every_packing_of_json_lines(tmp_path: Path, suffix: str) -> None:
         raw = gzip.compress(raw)
     (tmp_path / f"a{suffix}").write_bytes(raw)
     assert list(read_documents([tmp_path / f"a{suffix}"])) == ["one", "two €", "3\n4"]
+
+
+def test_a_window_beyond_the_usual_is_no_damage(tmp_path: Path) -> None:
+    """As ``zstd --long=28`` writes it; most decoders stop at 2^27 unless told otherwise."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    (tmp_path / "a.jsonl.zst").write_bytes(stream.compress(LINES.encode()) + stream.flush())
+    assert len(list(read_documents([tmp_path / "a.jsonl.zst"]))) == 3
 
 
 def test_text_files_are_documents_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -96,3 +105,14 @@ def test_limits() -> None:
     assert list(limited(["unbroken"], max_bytes=4)) == ["unbr"]
     assert list(limited(["€€€"], max_bytes=4)) == ["€"]
     assert list(limited(["€"], max_bytes=2)) == []
+
+
+def test_nothing_is_read_behind_a_limit() -> None:
+    def damaged() -> Iterator[str]:
+        yield from ("one", "two")
+        raise DataError("damaged")
+
+    assert list(limited(damaged(), max_documents=2)) == ["one", "two"]
+    assert list(limited(damaged(), max_bytes=4)) == ["one"]
+    with pytest.raises(DataError, match="damaged"):
+        list(limited(damaged(), max_documents=3))

@@ -16,7 +16,7 @@ from golf.data.encode import Encoder, encode_documents, validation_documents
 from golf.data.raw import raw_documents, write_manifest, write_text
 from golf.data.shards import list_shards, load_index, read_split, write_shard
 from golf.data.tokenize import tokenize
-from golf.data.tokenizer import check_model, find_model, load_sentencepiece, train_model
+from golf.data.tokenizer import _cut, check_model, find_model, load_sentencepiece, train_model
 from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, DataError, MissingInput
 
@@ -165,6 +165,18 @@ def test_published_shards(place: Path, model: Path) -> None:
         run()
 
 
+def test_own_validation_text_is_held_against_training_shards(place: Path, model: Path) -> None:
+    texts = make_documents(40)
+    raw = place / "raw"
+    write_shard(raw / "fineweb_train_000000.bin", np.concatenate(Encoder(model).encode(texts)))
+    (raw / "tokenizer.model").write_bytes(model.read_bytes())
+    write_manifest(raw, "shards", "fineweb", write_text(raw, "val", make_documents(3, seed=9)))
+    assert run()["splits"]["val"]["documents"] == 3
+    write_manifest(raw, "shards", "fineweb", write_text(raw, "val", [*make_documents(3, seed=9), texts[11]]))
+    with pytest.raises(DataError, match="overlap: found 1 of 4 validation documents"):
+        run()
+
+
 def test_one_document_longer_than_the_heldout(place: Path) -> None:
     put_text(place, [" ".join(make_documents(60))], val=["some other validation text"])
     totals = run()["splits"]
@@ -172,6 +184,13 @@ def test_one_document_longer_than_the_heldout(place: Path) -> None:
     assert (heldout == 1).sum() == 1
     assert heldout[0] == 1
     assert totals["train"]["tokens"] > 5 * totals["heldout"]["tokens"]
+
+
+@pytest.mark.parametrize("line", ["\U0001f600" * 3000, "word " * 3000, "x" * 9000])
+def test_long_lines_are_cut_into_pieces_for_the_trainer(line: str) -> None:
+    pieces = list(_cut(line))
+    assert all(0 < len(piece.encode()) <= 4100 for piece in pieces)
+    assert "".join(pieces).replace(" ", "") == line.replace(" ", "")
 
 
 def test_repeated_documents_fall_on_one_side() -> None:
