@@ -29,8 +29,9 @@ def run(parsed: argparse.Namespace) -> None:
     """
     for key in ("artifact", "shards", "bytes", "params", "tokenizer", "text"):
         path = getattr(parsed, key, None)
-        if path is not None and not path.exists():
-            raise MissingInput(f"--{key} {path}: no such file or folder", hint=f"python {NAME} {parsed.verb} --help")
+        kind, exists = ("folder", Path.is_dir) if key == "shards" else ("file", Path.is_file)
+        if path is not None and not exists(path):
+            raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {NAME} {parsed.verb} --help")
     if hasattr(parsed, "out"):
         _require_writable(parsed.out)
     if parsed.verb == "train":
@@ -92,7 +93,9 @@ def _require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise FairwayError(f"--out {folder}: {error.strerror}; needed a writable folder", code=Exit.IO) from None
+        raise FairwayError(
+            f"--out {folder}: {error.strerror}; needed a writable folder", hint="another --out", code=Exit.IO
+        ) from None
 
 
 def _add(verb: argparse.ArgumentParser, name: str, text: str) -> None:

@@ -27,7 +27,7 @@ from golf.params.hardware import Hardware
 from golf.quant.quantized import dequantize_model
 from golf.runtime.device import choose_compile, describe
 from golf.runtime.errors import ConfigError, DataError
-from golf.runtime.files import whole_file, write_json
+from golf.runtime.files import write_json, write_npy
 from golf.runtime.report import Stopwatch
 from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import SidecarBytes, total
@@ -64,8 +64,7 @@ def evaluate(parsed: argparse.Namespace) -> None:
             return
         nll = np.asarray(result.pop("nll"), dtype="<f8")
         seconds = {**watch.parts, **result.pop("seconds")}
-        with whole_file(parsed.out / "nll.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, nll)
+        write_npy(parsed.out / "nll.npy", nll)
         write_json(
             parsed.out / "result.json",
             {
@@ -136,12 +135,21 @@ def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
 
 
 def read_validation(shards: Path, table: Path) -> tuple[Tensor, ByteCounter]:
-    """The validation split (T,) int64, and what counts its bytes: the sidecar where there is one, else the table."""
+    """The validation split (T,) int64, and what counts its bytes: the sidecar where there is one, else the table.
+
+    Raises:
+        MissingInput, DataError: no shard; too few tokens; a sidecar or a table that is not theirs.
+    """
     tokens = torch.from_numpy(read_split(shards, "val").astype(np.int64))
     if tokens.numel() < 2:
         raise DataError(f"{shards}: {tokens.numel()} validation tokens, needed 2 or more")
     sidecar = read_sidecar(shards)
     if sidecar is not None:
+        if sidecar.size != tokens.numel():
+            raise DataError(
+                f"{shards}: byte sidecars of {sidecar.size:,} tokens, needed the {tokens.numel():,} of its shards",
+                hint="give each val_*.bin its val_bytes_*.bin, or none",
+            )
         return tokens, SidecarBytes(torch.from_numpy(sidecar.astype(np.int64)))
     return tokens, ByteTable.load(table)
 
@@ -169,7 +177,8 @@ def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
     """
     if isinstance(counter, ByteTable) and counter.vocab_size != spec.vocab_size:
         raise DataError(
-            f"byte table of {counter.vocab_size} tokens, needed {spec.vocab_size}, the artifact's vocabulary"
+            f"byte table of {counter.vocab_size} tokens, needed {spec.vocab_size}, the artifact's vocabulary",
+            hint="the bytes.safetensors of the tokenizer that the model was trained with",
         )
 
 

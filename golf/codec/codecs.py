@@ -9,7 +9,7 @@ import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from golf.runtime.errors import DataError
+from golf.runtime.errors import ConfigError, DataError
 
 # Properties of LZMA tried, as (lc, lp, pb): bits of the previous byte, of the position for literals, for matches.
 LZMA_PROPERTIES = ((0, 0, 0), (3, 0, 0))
@@ -26,11 +26,24 @@ class Codec:
     decode: Callable[[bytes, int], bytearray]
 
 
+def encode(name: str, data: bytes) -> bytes:
+    """The bytes that :func:`decode` takes back to ``data``.
+
+    Raises:
+        ConfigError: the codec's package is not installed.
+    """
+    try:
+        return CODECS[name].encode(data)
+    except ImportError as error:
+        raise _not_installed(name, error) from None
+
+
 def decode(name: str, coded: bytes, size: int, where: str) -> bytearray:
     """Exactly ``size`` bytes out of ``coded``.
 
     Raises:
-        DataError: the codec is unknown, its package is missing, or the stream is corrupt, too short or too long.
+        ConfigError: the codec's package is not installed.
+        DataError: the codec is unknown, or the stream is corrupt, too short or too long.
     """
     codec = CODECS.get(name)
     if codec is None:
@@ -38,11 +51,15 @@ def decode(name: str, coded: bytes, size: int, where: str) -> bytearray:
     try:
         return codec.decode(coded, size)
     except ImportError as error:
-        raise DataError(
-            f"{where}: {name} needs a missing package ({error})", hint=f"pip install {error.name}"
-        ) from None
+        raise _not_installed(f"{where}: {name}", error) from None
     except (ValueError, EOFError, lzma.LZMAError, MemoryError) as error:
         raise DataError(f"{where}: not a {name} stream of {size:,} bytes: {error}") from None
+
+
+def _not_installed(what: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"{what} needs the package {error.name}, which is not installed", hint=f"pip install {error.name}"
+    )
 
 
 def _collect(pieces: Iterator[bytes], size: int) -> bytearray:

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from golf.codec.checksum import crc32c
-from golf.codec.codecs import CODECS
 from golf.codec.codecs import decode as decode_stream
+from golf.codec.codecs import encode as encode_stream
 from golf.codec.streams import (
     DTYPES,
     LAYOUTS,
@@ -100,6 +100,7 @@ def encode(
         The artifact, and a report a stream.
 
     Raises:
+        ConfigError: a codec's package is not installed.
         DataError: an array or the metadata can't be stored.
     """
     groups = plan([spec_of(name, array) for name, array in arrays.items()])
@@ -137,6 +138,7 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
     allocated, and no decoder is let past its declared size.
 
     Raises:
+        ConfigError: a codec's package is not installed.
         DataError: the artifact is foreign, damaged, truncated, too long, or declares more than ``limit``.
     """
     metadata, streams, start = _read_header(blob)
@@ -174,7 +176,7 @@ def _tries(group: Sequence[ArraySpec], codecs: Sequence[str], layouts: Sequence[
 
 
 def _code(group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], codec: str, layout: str) -> bytes:
-    return CODECS[codec].encode(lay(group, arrays, layout))
+    return encode_stream(codec, lay(group, arrays, layout))
 
 
 def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> bytes:
@@ -189,7 +191,7 @@ def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> by
     raw = text.encode()
     if len(raw) > MAX_HEADER:
         raise DataError(f"artifact header: {len(raw):,} bytes, needed at most {MAX_HEADER:,}")
-    results = [CODECS[name].encode(raw) for name in HEADER_CODECS]
+    results = [encode_stream(name, raw) for name in HEADER_CODECS]
     coded = min(results, key=len)
     fixed = FIXED.pack(MAGIC, VERSION, results.index(coded), len(coded), len(raw))
     return fixed + CRC.pack(crc32c(coded, crc32c(fixed))) + coded

@@ -116,7 +116,7 @@ def test_its_size(program: Path) -> None:
         (
             ["evaluate", *["--artifact", "no.golf", "--shards", ".", "--bytes", "b", "--params", "p", "--out", "o"]],
             66,
-            "train_gpt.py evaluate: --artifact no.golf: no such file or folder",
+            "train_gpt.py evaluate: --artifact no.golf: no such file. Try: ",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from golf.bundle import program
 from golf.bundle.scoring import recount
 from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
+from golf.data.shards import read_split, write_shard
 from golf.params.compress import Compress
 from golf.quant.quantized import load
 from golf.runtime.errors import ConfigError, DataError, FairwayError, MissingInput
@@ -90,6 +91,25 @@ def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> No
 def test_missing_inputs_are_named(world: Path, tmp_path: Path, key: str) -> None:
     with pytest.raises(MissingInput, match=f"--{key} nowhere"):
         run(world, "evaluate", out=tmp_path, **{key: "nowhere"})
+
+
+@pytest.mark.parametrize("key", ["artifact", "bytes", "params", "shards"])
+def test_a_folder_for_a_file_or_a_file_for_a_folder_is_named(world: Path, tmp_path: Path, key: str) -> None:
+    kind, given = ("folder", world / "model.golf") if key == "shards" else ("file", world)
+    with pytest.raises(MissingInput, match=f"--{key} {given}: no such {kind}"):
+        run(world, "evaluate", out=tmp_path, **{key: given})
+
+
+def test_sidecars_count_the_bytes_and_must_be_of_every_shard(world: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(world / "data/shards", shards)
+    tokens = read_split(shards, "val")
+    write_shard(shards / "val_bytes_000000.bin", np.full(tokens.size, 7))
+    run(world, "evaluate", out=tmp_path, shards=shards)
+    assert json.loads((tmp_path / "result.json").read_text())["bytes"] == 7 * (tokens.size - 1)
+    write_shard(shards / "val_bytes_000001.bin", np.full(5, 7))
+    with pytest.raises(DataError, match="byte sidecars of 2,005 tokens, needed the 2,000 of its shards"):
+        run(world, "evaluate", out=tmp_path, shards=shards)
 
 
 def test_a_byte_table_of_another_vocabulary_is_refused(world: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 import lzma
+import sys
 
 import brotli
 import numpy as np
 import pytest
 import zstandard
 
-from golf.codec.codecs import CODECS, decode
-from golf.runtime.errors import DataError
+from golf.codec.codecs import CODECS, decode, encode
+from golf.runtime.errors import ConfigError, DataError
 
 BOMB = 1 << 26
 
@@ -94,6 +95,17 @@ def test_a_zstd_frame_that_asks_for_a_large_window_is_refused() -> None:
 def test_an_unknown_codec_is_named() -> None:
     with pytest.raises(DataError, match="codec 'rot13' is unknown; known: stored, brotli, lzma, zstd"):
         decode("rot13", b"", 0, "stream")
+
+
+@pytest.mark.parametrize(("name", "package"), [("brotli", "brotli"), ("zstd", "zstandard")])
+def test_a_package_that_is_not_installed_is_a_matter_of_configuration(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"stream: {name} needs the package {package}, .* pip install {package}$"):
+        decode(name, b"x", 1, "stream")
+    with pytest.raises(ConfigError, match=f"^{name} needs the package {package}"):
+        encode(name, b"x")
 
 
 @pytest.mark.parametrize("properties", [225, 224, 9 * 5 + 8, 255])
