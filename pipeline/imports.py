@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from golf.runtime.syntax import running_nodes
+from golf.runtime.syntax import absolute, running_nodes
 
 PACKAGES = ("golf", "stages", "pipeline")
 _MODULE_NAME = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)+")
@@ -55,20 +55,12 @@ def _imported(path: Path, root: Path, _changed: int) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, path, root)
+            base = absolute(node, ".".join(path.relative_to(root).parent.parts))
             names.add(base)
             names.update(full for alias in node.names if locate(full := f"{base}.{alias.name}", root))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE_NAME.fullmatch(node.value):
             names.add(node.value)
     return frozenset(names)
-
-
-def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
-    if not node.level:
-        return node.module or ""
-    package = path.relative_to(root).parent.parts
-    package = package[: len(package) - node.level + 1]
-    return ".".join([*package, *([node.module] if node.module else [])])
 
 
 def _with_parents(module: str) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
-from golf.runtime.syntax import running_nodes
+from golf.runtime.syntax import absolute, running_nodes
 
 PROGRAM = "golf.bundle.program"
 LAUNCHER = "golf.bundle.launcher"
@@ -64,11 +64,13 @@ def closure(root: Path, program: str) -> dict[str, str]:
 def imports(source: str, name: str, root: Path) -> list[str]:
     """Our modules that ``source`` imports, anywhere in it, but not those for type checkers only."""
     found = []
+    path = _path(root, name)
+    package = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
     for node in running_nodes(_parse(source, name)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, name, root)
+            base = absolute(node, package)
             found.append(base)
             found += [f"{base}.{alias.name}" for alias in node.names if _path(root, f"{base}.{alias.name}")]
     return [module for module in found if module.partition(".")[0] == PACKAGE]
@@ -151,17 +153,6 @@ def _parse(source: str, name: str) -> ast.Module:
         return ast.parse(source)
     except SyntaxError as error:
         raise FairwayError(f"bundle: {name}, line {error.lineno}: {error.msg}") from None
-
-
-def _absolute(node: ast.ImportFrom, name: str, root: Path) -> str:
-    """The module that ``from ... import`` names, with leading dots resolved."""
-    if not node.level:
-        return node.module or ""
-    path = _path(root, name)
-    package = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
-    for _ in range(node.level - 1):
-        package = package.rpartition(".")[0]
-    return f"{package}.{node.module}" if node.module else package
 
 
 def _path(root: Path, name: str) -> Path | None:
