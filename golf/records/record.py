@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from golf.records.results import Results
 from golf.stats.baseline import FINEWEB_VAL_BYTES, SAME_TEXT
+from golf.stats.units import bpb_to_nats
 
 CAP = 16_000_000  # bytes, the challenge's
 CLOCK = 600.0  # seconds, for training and again for evaluation, on 8 GPUs
@@ -56,13 +56,18 @@ class Record:
         value = timing.get("program", {}).get("clock_seconds", timing.get("clock_seconds", part))
         return round(float(value), 1) if isinstance(value, (int, float)) else None
 
+    def in_time(self, stage: str, seed: int) -> bool:
+        """Whether ``stage`` is known to have taken no more than the challenge's clock."""
+        seconds = self.seconds(stage, seed)
+        return seconds is not None and seconds <= CLOCK
+
     def device(self, seed: int) -> str:
         """What trained ``seed``."""
         return str(self.timings.get("train", {}).get(seed, {}).get("device", "unknown"))
 
     def loss(self, bpb: float) -> float:
         """``bpb`` as nats a token of the scored text."""
-        return bpb * math.log(2.0) * self.results.bytes / self.results.tokens
+        return bpb_to_nats(bpb, self.results.bytes / self.results.tokens)
 
     def obstacles(self) -> list[str]:
         """Why this can't be handed in for the 10-minute, 16 MB track; nothing: it can."""
@@ -74,7 +79,7 @@ class Record:
         if train["gpus"] != 8 or train["steps"] != 0 or train["seconds"] > CLOCK:
             found.append("not trained by the clock of 600 s on 8 GPUs")
         for stage in ("train", "evaluate"):
-            late = [seed for seed in self.seeds if (self.seconds(stage, seed) or math.inf) > CLOCK]
+            late = [seed for seed in self.seeds if not self.in_time(stage, seed)]
             if late:
                 found.append(f"{stage}: no proof of 600 s or less for seed {', '.join(map(str, late))}")
         if len(self.seeds) < 3:
@@ -131,14 +136,10 @@ def seed_result(record: Record, seed: int) -> dict[str, Any]:
 
 def compliance(record: Record) -> dict[str, bool]:
     """What the run shows of each rule; the audit has passed, or there would be no record."""
-
-    def within(stage: str) -> bool:
-        return all((record.seconds(stage, seed) or math.inf) <= CLOCK for seed in record.seeds)
-
     return {
         "artifact_under_16mb": max(record.results.total_bytes.values()) <= CAP,
-        "train_under_600s": within("train"),
-        "eval_under_600s": within("evaluate"),
+        "train_under_600s": all(record.in_time("train", seed) for seed in record.seeds),
+        "eval_under_600s": all(record.in_time("evaluate", seed) for seed in record.seeds),
         "three_seeds": len(record.seeds) >= 3,
         "full_validation_split": record.whole_split,
         "score_first_ttt": True,

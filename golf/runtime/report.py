@@ -7,7 +7,6 @@ so that an unchanged result stops the graph there. ``reports/timing/STAGE.json``
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from golf.runtime.errors import DataError, MissingInput
-from golf.runtime.files import write_json
+from golf.runtime.files import read_json, write_json
 
 REPORTS = Path("reports")
 
@@ -48,8 +47,8 @@ def read_report(path: Path, target: str) -> dict[str, Any]:
     if not path.is_file():
         raise MissingInput(f"{path}: no such report, needed for the seeds asked for", hint=f"dvc repro {target}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}", hint=f"dvc repro -f -s {target}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: found {type(content).__name__}, needed an object", hint=f"dvc repro -f -s {target}")

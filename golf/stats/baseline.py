@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from golf.runtime.errors import ConfigError, DataError, MissingInput
+from golf.runtime.files import read_json
+from golf.stats.units import nats_to_bpb
 
 FINEWEB_VAL_BYTES = 151_080_363  # text bytes of the challenge's whole validation split, from the logs of its records
 SAME_TEXT = 5e-4  # relative difference of byte totals within which two exports of one text differ
@@ -36,8 +36,9 @@ class Baseline:
     @property
     def bpb(self) -> tuple[float, ...]:
         """The values in bits a byte."""
-        factor = math.log(2.0) * self.bytes_per_token if self.metric == "nats" else 1.0
-        return tuple(value / factor for value in self.values)
+        if self.metric == "bpb":
+            return self.values
+        return tuple(nats_to_bpb(value, self.bytes_per_token) for value in self.values)
 
 
 def load_baseline(path: Path | str) -> Baseline:
@@ -55,9 +56,9 @@ def load_baseline(path: Path | str) -> Baseline:
             hint="dvc exp run -S stats.baseline=golf/stats/baselines/naive-baseline.json",
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"stats.baseline: {path}: not JSON: {error}") from None
+        content = read_json(path)
+    except ValueError as error:
+        raise DataError(f"stats.baseline: {path}: not JSON: {error}", hint="see docs/statistics.md") from None
     return parse_baseline(content, str(path))
 
 
@@ -83,6 +84,8 @@ def parse_baseline(content: Any, where: str = "baseline") -> Baseline:
     numbers = tuple(_number(where, f"values[{i}]", value, low, high) for i, value in enumerate(values))
     if len(numbers) > 1 and len(set(numbers)) == 1:
         raise DataError(f"{where}: values: {len(numbers)} equal values, needed one a seed (seeds differ)")
+    if type(content["val_bytes"]) is not int:
+        raise DataError(f"{where}: val_bytes: found {content['val_bytes']!r}, needed a whole number")
     return Baseline(
         name=content["name"],
         metric=content["metric"],
@@ -116,7 +119,7 @@ def convert_margin(margin_nats: float, baseline: Baseline) -> float:
     """
     if margin_nats < 0:
         raise ConfigError(f"stats.margin_nats: found {margin_nats!r}, needed 0 or more")
-    return margin_nats / (math.log(2.0) * baseline.bytes_per_token)
+    return nats_to_bpb(margin_nats, baseline.bytes_per_token)
 
 
 def _number(where: str, key: str, value: Any, low: float, high: float) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from golf.runtime.report import Stopwatch, report_path, timing_path, write_report, write_timing
+from golf.runtime.errors import DataError, MissingInput
+from golf.runtime.report import Stopwatch, read_report, report_path, timing_path, write_report, write_timing
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +48,15 @@ def test_timing_holds_the_rest() -> None:
     assert set(timing["parts"]) == {"a", "b", "broken"}
     assert timing["seconds"] >= timing["parts"]["a"]
     assert abs(timing["started_at"] - time.time()) < 60
+
+
+def test_a_report_is_read_back_or_refused_with_the_command_that_makes_it() -> None:
+    path = report_path("gate", 42)
+    with pytest.raises(MissingInput, match=r"gate/42\.json: no such report, .* Try: dvc repro gate@42$"):
+        read_report(path, "gate@42")
+    write_report("gate", {"total_bytes": 5}, seed=42)
+    assert read_report(path, "gate@42") == {"seed": 42, "total_bytes": 5}
+    for content, said in ((b"{", "not JSON"), (b"\xff", "not JSON"), (b"[" * 100_000, "too deeply"), (b"[]", "list")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"gate/42\.json: .*{said}.* Try: dvc repro -f -s gate@42$"):
+            read_report(path, "gate@42")

@@ -46,6 +46,7 @@ def test_nats_are_converted_by_the_files_own_factor():
         ({"metric": ["bpb"]}, "metric"),
         ({"bytes_per_token": 0}, "bytes_per_token"),
         ({"val_bytes": -3}, "val_bytes"),
+        ({"val_bytes": 0.5}, "val_bytes: found 0.5, needed a whole number"),
         ({"name": ""}, "name"),
         ({"name": 3}, "name"),
         ({"std": 0.1}, "unknown std"),

@@ -1,0 +1,37 @@
+"""What a record says of itself, from timings and totals."""
+
+import math
+from typing import Any
+
+import pytest
+
+from golf.records.record import Record, compliance
+from golf.records.results import Results
+
+
+def record(timings: dict[int, Any]) -> Record:
+    results = Results(
+        seeds=(1, 2), bpb={1: 1.0, 2: 1.0}, losses={1: 2.0, 2: 2.0}, tokens=100, bytes=240, code_bytes=5,
+        total_bytes={1: 10, 2: 10}, flags=(),
+    )  # fmt: skip
+    return Record(results=results, aggregate={}, reports={}, timings={"train": timings}, params={})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "within"),
+    [
+        ({"seconds": 600.0}, {"seconds": 0.01}, True),  # a smoke run is in time too
+        ({"seconds": 600.0}, {"seconds": 600.1}, False),
+        ({"seconds": 600.0}, {}, False),  # no proof
+        ({"seconds": 900.0, "parts": {"train": 599.0}}, {"clock_seconds": 3.0}, True),
+        ({"seconds": 9.0, "program": {"clock_seconds": 700.0}}, {"seconds": 1.0}, False),
+    ],
+)
+def test_every_seed_must_be_known_to_be_in_time(first: Any, second: Any, within: bool) -> None:
+    run = record({1: first, 2: second})
+    assert compliance(run)["train_under_600s"] is within
+    assert compliance(run)["eval_under_600s"] is False
+
+
+def test_a_score_as_nats_a_token_of_the_scored_text() -> None:
+    assert record({}).loss(1.5) == pytest.approx(1.5 * math.log(2) * 2.4)
