@@ -1,11 +1,15 @@
-"""Causal grouped-query attention: one interface, several implementations, chosen once at start."""
+"""Causal grouped-query attention: one interface, several implementations, chosen once at start.
+
+Plain causal over each row, or within documents only. Where documents lie is prepared once a forward pass, by
+:func:`prepare`, in the form that the implementation wants: cumulative lengths or a mask.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,82 +17,184 @@ from torch import Tensor
 
 from golf.runtime.errors import ConfigError
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> y, shapes as in `attend`
 
-AUTO_ORDER = ("fa4", "fa3", "fa2", "cudnn", "flash", "sdpa")
+class Documents(NamedTuple):
+    """Where attention begins anew in B rows of T tokens, read as one stream of B * T.
+
+    ``starts[i]`` to ``starts[i + 1]`` is a segment, which never crosses a row. Behind the last one the entries are
+    B * T, as many as keep the shape the same for every batch.
+    """
+
+    starts: Tensor  # (S + 1,) int32, from 0, never falling, to B * T
+    longest: int  # bound of a segment's tokens
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]  # q, k, v, what `prepare` gave -> y; shapes as in `attend`
+
+# By speed, as measured on an H200; docs/flash-attention.md has the table.
+AUTO_ORDER = ("fa3", "cudnn", "fa2", "flash", "sdpa")
+NAMES = (*AUTO_ORDER, "fa4", "flex")  # these two are never chosen by themselves
 MODULES = {"fa4": "flash_attn.cute", "fa3": "flash_attn_interface", "fa2": "flash_attn"}
+MASKED = ("sdpa", "flex")  # read a mask; the others cumulative lengths
 CAPABILITIES = {  # least and last major compute capability that each was built for
     "fa4": (9, 10),
     "fa3": (9, 9),
     "fa2": (8, 12),
     "cudnn": (8, 12),
     "flash": (8, 12),
+    "flex": (8, 12),
 }
 HOW_TO_GET = {
     "fa4": "build flash_attn/cute from flash-attention's sources (Hopper or Blackwell), or hardware.attention=auto",
-    "fa3": "build flash-attention's hopper/ folder (Hopper), or hardware.attention=auto",
+    "fa3": "build flash-attention's hopper/ folder (Hopper; docs/flash-attention.md), or hardware.attention=auto",
     "fa2": "pip install flash-attn --no-build-isolation (Ampere or later), or hardware.attention=auto",
     "cudnn": "a CUDA build of torch with cuDNN 9 and an Ampere or later GPU, or hardware.attention=auto",
     "flash": "a CUDA build of torch and an Ampere or later GPU, or hardware.attention=auto",
+    "flex": "a CUDA build of torch with Triton and an Ampere or later GPU, or hardware.attention=auto",
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, backend: str = "sdpa") -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, backend: str = "sdpa", documents: Documents | Tensor | None = None
+) -> Tensor:
     """Causal softmax attention with scale 1/sqrt(D); query head h reads key/value head h * Hkv // H.
 
     Args:
         q: (B, T, H, D)
         k: (B, T, Hkv, D), Hkv a divisor of H
         v: (B, T, Hkv, D)
-        backend: a name of :data:`AUTO_ORDER`; see :func:`choose_backend`.
+        backend: a name of :data:`NAMES`; see :func:`choose_backend`.
+        documents: as for :func:`prepare`.
 
     Returns:
         (B, T, H, D) in the dtype of q.
     """
-    return implementation(backend)(q, k, v)
+    return implementation(backend)(q, k, v, prepare(backend, documents, q.shape[0], q.shape[1]))
+
+
+def prepare(backend: str, documents: Documents | Tensor | None, rows: int, length: int) -> Any:
+    """The fourth argument of ``implementation(backend)``, for every layer of a forward pass.
+
+    Args:
+        backend: the implementation.
+        documents: segments of the (rows, length) tokens, or (rows, length) int32 with a number for each document,
+            rising along a row; None: no document ends inside a row.
+        rows, length: B and T.
+    """
+    if documents is None:
+        return None
+    if backend not in MASKED:
+        return documents if isinstance(documents, Documents) else segments(documents)
+    numbers = number_tokens(documents, rows, length) if isinstance(documents, Documents) else documents
+    if backend == "flex":
+        return _flex_mask(numbers)
+    causal = torch.ones(length, length, dtype=torch.bool, device=numbers.device).tril()
+    return ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]  # (B, 1, T, T)
+
+
+def segments(numbers: Tensor) -> Documents:
+    """Segments of rows whose tokens have the ``numbers`` (B, T) of their documents, without waiting for a GPU."""
+    begins = torch.ones_like(numbers, dtype=torch.bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    places = torch.arange(numbers.numel(), dtype=torch.int32, device=numbers.device)
+    starts = torch.where(begins.flatten(), places, numbers.numel()).sort().values
+    return Documents(F.pad(starts, (0, 1), value=numbers.numel()).to(torch.int32), numbers.shape[1])
+
+
+def number_tokens(documents: Documents, rows: int, length: int) -> Tensor:
+    """(rows, length) int32: the segment of each token."""
+    starts = documents.starts
+    places = torch.arange(rows * length, dtype=starts.dtype, device=starts.device)
+    return torch.searchsorted(starts, places, right=True, out_int32=True).view(rows, length)
 
 
 def implementation(backend: str) -> Attend:
     """The function behind ``backend``, imported here and now so that a compiled model holds it and imports nothing."""
     if backend in MODULES:
-        return _flash_attention(importlib.import_module(MODULES[backend]).flash_attn_func)
+        module = importlib.import_module(MODULES[backend])
+        return _flash_attention(module.flash_attn_func, module.flash_attn_varlen_func)
     if backend in ("cudnn", "flash"):
         return _forced_sdpa(backend)
+    if backend == "flex":
+        return _flex()
     if backend == "sdpa":
         return _sdpa
-    raise ConfigError(f"hardware.attention: found {backend!r}, needed one of {', '.join(AUTO_ORDER)}")
+    raise ConfigError(f"hardware.attention: found {backend!r}, needed one of {', '.join(NAMES)}")
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+    return y.transpose(1, 2)
 
 
 def _forced_sdpa(backend: str) -> Attend:
+    """torch's own kernels. Its interface to cuDNN takes no variable lengths: within documents, flash's do the work."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     kernel = SDPBackend.CUDNN_ATTENTION if backend == "cudnn" else SDPBackend.FLASH_ATTENTION
 
-    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel(kernel):
-            return _sdpa(q, k, v)
+    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None) -> Tensor:
+        if documents is None:
+            with sdpa_kernel(kernel):
+                return _sdpa(q, k, v)
+        starts, longest = documents
+        q, k, v, shape = _flat(q), _flat(k), _flat(v), q.shape
+        return torch.ops.aten._flash_attention_forward(
+            q, k, v, starts, starts, longest, longest, 0.0, True, False
+        )[0].view(shape)  # fmt: skip
 
     return call
 
 
-def _flash_attention(function: Callable[..., Any]) -> Attend:
-    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        result = function(q, k, v, causal=True)
-        return result[0] if isinstance(result, tuple) else result  # some versions return the log-sum-exp too
+def _flash_attention(dense: Callable[..., Any], variable: Callable[..., Any]) -> Attend:
+    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None) -> Tensor:
+        if documents is None:
+            return _first(dense(q, k, v, causal=True))
+        starts, longest = documents
+        lengths = {"cu_seqlens_q": starts, "cu_seqlens_k": starts, "max_seqlen_q": longest, "max_seqlen_k": longest}
+        return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **lengths)).view(q.shape)
 
     return call
+
+
+def _first(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple) else result  # some versions return the log-sum-exp too
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _flex() -> Attend:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def call(q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
+        if mask is None:
+            mask = _flex_mask(torch.zeros(1, q.shape[1], dtype=torch.int32, device=q.device))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        y: Any = flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        return y.transpose(1, 2)
+
+    return call
+
+
+def _flex_mask(numbers: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (numbers[row, query] == numbers[row, key])
+
+    rows, length = numbers.shape
+    return create_block_mask(visible, rows if rows > 1 else None, None, length, length, device=str(numbers.device))
 
 
 def choose_backend(name: str, device: torch.device | str) -> tuple[str, str]:
     """The attention implementation to use and the reason, for the log.
 
     Args:
-        name: ``auto``, or one of :data:`AUTO_ORDER` to force it.
+        name: ``auto``, or one of :data:`NAMES` to force it.
         device: where the model runs.
 
     Raises:
@@ -96,8 +202,8 @@ def choose_backend(name: str, device: torch.device | str) -> tuple[str, str]:
     """
     device = torch.device(device)
     if name != "auto":
-        if name not in AUTO_ORDER:
-            raise ConfigError(f"hardware.attention: found {name!r}, needed auto or one of {', '.join(AUTO_ORDER)}")
+        if name not in NAMES:
+            raise ConfigError(f"hardware.attention: found {name!r}, needed auto or one of {', '.join(NAMES)}")
         obstacle = _obstacle(name, device)
         if obstacle:
             raise ConfigError(f"hardware.attention={name}: {obstacle}", hint=HOW_TO_GET[name])

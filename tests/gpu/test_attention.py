@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from golf.model.attention import AUTO_ORDER, attend, choose_backend
+from golf.model.attention import NAMES, Documents, attend, choose_backend, segments
 from golf.model.weights import ModelSpec, build
 from golf.params.model import Model
 from golf.runtime.errors import ConfigError
@@ -16,7 +16,7 @@ def available():
     if not torch.cuda.is_available():
         return []
     found = []
-    for name in AUTO_ORDER:
+    for name in NAMES:
         try:
             found.append(choose_backend(name, "cuda")[0])
         except ConfigError:
@@ -37,7 +37,7 @@ def test_there_is_a_gpu_with_a_fused_implementation():
     assert {"cudnn", "flash"} & set(available())
 
 
-@pytest.mark.parametrize("name", AUTO_ORDER)
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_and_backward_against_fp64(name):
     if name not in available():
         pytest.skip(f"{name} is not on this machine")
@@ -55,18 +55,41 @@ def test_forward_and_backward_against_fp64(name):
         assert error < 1e-2
 
 
-@pytest.mark.parametrize("name", AUTO_ORDER)
+@pytest.mark.parametrize("form", ["numbers", "segments"])
+@pytest.mark.parametrize("name", NAMES)
+def test_within_documents_against_plain_sdpa(name, form):
+    if name not in available():
+        pytest.skip(f"{name} is not on this machine")
+    torch.manual_seed(0)
+    shapes = ((3, 384, 8, 64), (3, 384, 4, 64), (3, 384, 4, 64))
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    numbers = (torch.rand(3, 384, device="cuda") < 0.05).cumsum(1).int()
+    packed = segments(numbers)
+    ends = torch.cat([packed.starts.unique(), packed.starts[-1:].repeat(50)])
+    y = attend(q, k, v, name, numbers if form == "numbers" else Documents(ends, 384))
+    expected = attend(*wide, "sdpa", numbers)
+    weight = torch.randn_like(expected)
+    (y.float() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert (y.float() - expected).abs().max() < 3e-2
+    for found, exact in zip((q, k, v), wide, strict=True):
+        assert (found.grad.float() - exact.grad).norm() / exact.grad.norm() < 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_model_trains_on_it(name, compiled):
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_model_trains_on_it(name, compiled, masked):
     if name not in available():
         pytest.skip(f"{name} is not on this machine")
     torch.manual_seed(0)
     torch.compiler.reset()
-    config = Model(num_layers=2, dim=256, num_heads=4, num_kv_heads=2, xsa_layers=2)
+    config = Model(num_layers=2, dim=256, num_heads=4, num_kv_heads=2, xsa_layers=2, document_mask=masked)
     model = build(ModelSpec(config, 1024), attention=name, device="cuda")
     assert model.compute_dtype == torch.bfloat16
     forward = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
-    ids = torch.randint(2, 1024, (4, 257), device="cuda")
+    ids = torch.randint(0, 1024, (4, 257), device="cuda")
     nll = forward(ids[:, :-1], ids[:, 1:])
     nll.mean().backward()
     assert nll.mean().item() == pytest.approx(math.log(1024), abs=0.1)

@@ -4,7 +4,17 @@ import sys
 import pytest
 import torch
 
-from golf.model.attention import AUTO_ORDER, HOW_TO_GET, attend, choose_backend, implementation
+from golf.model.attention import (
+    AUTO_ORDER,
+    HOW_TO_GET,
+    NAMES,
+    Documents,
+    attend,
+    choose_backend,
+    implementation,
+    number_tokens,
+    segments,
+)
 from golf.runtime.errors import ConfigError
 
 
@@ -47,7 +57,7 @@ def test_auto_on_cpu_is_plain_sdpa():
     assert choose_backend("sdpa", torch.device("cpu")) == ("sdpa", "forced by hardware.attention")
 
 
-@pytest.mark.parametrize("name", [name for name in AUTO_ORDER if name != "sdpa"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sdpa"])
 def test_a_forced_backend_that_cannot_run_says_how_to_get_it(name):
     with pytest.raises(ConfigError) as caught:
         choose_backend(name, "cpu")
@@ -56,10 +66,10 @@ def test_a_forced_backend_that_cannot_run_says_how_to_get_it(name):
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ConfigError, match="flex"):
-        choose_backend("flex", "cpu")
-    with pytest.raises(ConfigError, match="flex"):
-        implementation("flex")
+    with pytest.raises(ConfigError, match="'fastest'"):
+        choose_backend("fastest", "cpu")
+    with pytest.raises(ConfigError, match="'fastest'"):
+        implementation("fastest")
 
 
 def fake_gpu(monkeypatch, capability, installed=()):
@@ -72,12 +82,12 @@ def fake_gpu(monkeypatch, capability, installed=()):
 @pytest.mark.parametrize(
     ("capability", "installed", "expected"),
     [
-        ((9, 0), ("flash_attn.cute", "flash_attn_interface", "flash_attn"), "fa4"),
+        ((9, 0), ("flash_attn.cute", "flash_attn_interface", "flash_attn"), "fa3"),
         ((9, 0), ("flash_attn_interface", "flash_attn"), "fa3"),
-        ((9, 0), ("flash_attn",), "fa2"),
+        ((9, 0), ("flash_attn",), "cudnn"),
         ((9, 0), (), "cudnn"),
         ((10, 0), ("flash_attn_interface",), "cudnn"),
-        ((8, 0), ("flash_attn_interface", "flash_attn"), "fa2"),
+        ((8, 0), ("flash_attn_interface", "flash_attn"), "cudnn"),
         ((7, 5), ("flash_attn",), "sdpa"),
     ],
 )
@@ -104,3 +114,75 @@ def test_a_cuda_device_without_cuda_is_told():
 def test_choosing_imports_no_flash_attention():
     choose_backend("auto", "cpu")
     assert not {"flash_attn", "flash_attn_interface"} & set(sys.modules)
+
+
+LENGTHS = [[5, 1, 1, 10, 3], [20], [19, 1], [1] * 20]  # of documents, by row
+
+
+def numbered(lengths=LENGTHS):
+    """(B, T) int32: the document of each token, and the same as segments with padding behind."""
+    numbers = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
+    ends = torch.tensor([length for row in lengths for length in row]).cumsum(0)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends, ends[-1:].repeat(7)])
+    return numbers.int(), Documents(starts.int(), 20)
+
+
+@pytest.mark.parametrize("form", [0, 1])
+@pytest.mark.parametrize("backend", ["sdpa", "flex"])
+def test_no_token_sees_another_document(form, backend):
+    documents = numbered()[form]
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(len(LENGTHS), 20, 4, 16, generator=generator)
+    k, v = torch.randn(2, len(LENGTHS), 20, 2, 16, generator=generator).unbind()
+    if backend == "flex":  # its backward pass exists on GPUs alone
+        torch.testing.assert_close(attend(q, k, v, backend, documents), attend(q, k, v, "sdpa", documents))
+        return
+    y = attend(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), backend, documents)
+    weight = torch.randn(y.shape, generator=generator)
+    grads = torch.autograd.grad((y * weight).sum(), (q, k, v))
+    for row, lengths in enumerate(LENGTHS):
+        first = 0
+        for length in lengths:
+            part = (slice(row, row + 1), slice(first, first + length))
+            alone = [t[part].detach().requires_grad_() for t in (q, k, v)]
+            expected = attend(*alone)
+            torch.testing.assert_close(y[part], expected, atol=1e-5, rtol=0)
+            for found, exact in zip(grads, torch.autograd.grad((expected * weight[part]).sum(), alone), strict=True):
+                torch.testing.assert_close(found[part], exact, atol=1e-4, rtol=0)
+            first += length
+
+
+def test_numbers_and_segments_say_the_same():
+    numbers, documents = numbered()
+    found = segments(numbers)
+    assert found.longest == 20
+    assert found.starts.dtype == torch.int32
+    assert found.starts.shape == (numbers.numel() + 1,), "the same shape whatever the documents"
+    assert found.starts.unique().tolist() == documents.starts.unique().tolist()
+    assert torch.equal(number_tokens(found, 4, 20), number_tokens(documents, 4, 20))
+    assert number_tokens(documents, 4, 20)[0].tolist() == [1] * 5 + [2] + [3] + [4] * 10 + [5] * 3
+
+
+@pytest.mark.parametrize("tuples", [False, True])
+def test_flash_attention_is_asked_for_documents_by_its_own_names(monkeypatch, tuples):
+    """A stand-in for the three packages, whose functions differ in everything but these names."""
+    asked = {}
+
+    def dense(q, k, v, causal=False):
+        y = attend(q, k, v)
+        return (y, None) if tuples else y
+
+    def variable(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False):
+        asked.update(causal=causal, longest=(max_seqlen_q, max_seqlen_k), same=cu_seqlens_q is cu_seqlens_k)
+        y = attend(q[None], k[None], v[None], documents=Documents(cu_seqlens_q, q.shape[0]))[0]
+        return (y, None) if tuples else y
+
+    module = type(sys)("flash_attn_interface")
+    module.flash_attn_func, module.flash_attn_varlen_func = dense, variable
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    _, documents = numbered()
+    q = torch.randn(4, 20, 4, 16)
+    k, v = torch.randn(2, 4, 20, 2, 16)
+    for given in (None, documents):
+        torch.testing.assert_close(attend(q, k, v, "fa3", given), attend(q, k, v, "sdpa", given))
+    assert asked == {"causal": True, "longest": (20, 20), "same": True}
