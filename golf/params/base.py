@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from golf.runtime.errors import ConfigError, MissingInput
+from golf.runtime.errors import ConfigError, Exit, FairwayError, MissingInput
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -41,7 +41,7 @@ def load(section: type[S], path: Path | str = PARAMS_FILE) -> S:
         ConfigError: a key is unknown, missing, of another type or out of range.
         MissingInput: there is no such file.
     """
-    document = _read(Path(path))
+    document = read_document(Path(path))
     values = document.get(section.SECTION)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: section {section.SECTION!r} is missing", hint="git checkout params.yaml")
@@ -72,12 +72,14 @@ def check_every_section() -> None:
     In a process of its own: a stage that imported the other sections would depend on them, and retrain for a comment.
 
     Raises:
-        ConfigError: some parameter of some section is unknown, missing, of another type or out of range.
+        FairwayError: some parameter of some section is unknown, missing, of another type or out of range, or names a
+            file that is not there; with the exit code of that error.
     """
     command = [sys.executable, "-m", "golf.params"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ConfigError(result.stderr.strip().removeprefix("params: "))
+        code = Exit(result.returncode) if result.returncode in set(Exit) else Exit.FAILURE
+        raise FairwayError(result.stderr.strip().removeprefix("params: "), code=code)
 
 
 def to_dict(section: Section) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def load_seeds(path: Path | str = PARAMS_FILE) -> list[int]:
     Raises:
         ConfigError: the list is empty, repeats a seed, or holds something else.
     """
-    seeds = _read(Path(path)).get("seeds")
+    seeds = read_document(Path(path)).get("seeds")
     known = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if known and seeds and len(set(seeds)) == len(seeds):
         return list(seeds)
@@ -101,7 +103,13 @@ def load_seeds(path: Path | str = PARAMS_FILE) -> list[int]:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file of sections, unchecked.
+
+    Raises:
+        ConfigError: it is no text, no YAML or JSON, or no mapping.
+        MissingInput: there is no such file.
+    """
     if not path.is_file():
         raise MissingInput(f"{path}: no such file", hint="run from the repository's top folder")
     try:
