@@ -14,10 +14,13 @@ BIGRAM_SCALE = 0.05  # initial weight of the bigram embedding, as in those recor
 VALUE_EMBED_SCALE = 0.1  # initial weight of the value embedding, as in those records
 
 
-def has_predecessor(tokens: Tensor, bos_id: int) -> Tensor:
-    """(B, T) bool: whether the token before stands in the same document and in this window."""
-    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-    return (tokens != bos_id) & ~first
+def has_predecessor(tokens: Tensor, bos_id: int | None) -> Tensor:
+    """(B, T) bool: whether the token before stands in the same document and in this window.
+
+    Without ``bos_id`` documents are not told apart, as in the records that have no mask.
+    """
+    inside = torch.arange(tokens.shape[1], device=tokens.device) > 0
+    return inside.expand_as(tokens) if bos_id is None else (tokens != bos_id) & inside
 
 
 class BigramHash(nn.Module):
@@ -49,18 +52,38 @@ class BigramHash(nn.Module):
 class SmearGate(nn.Module):
     """x (B, T, D) -> ``x_t + sigmoid(gate) * (x_{t-1} - x_t)``, per channel; unchanged without a predecessor.
 
-    Version 1 of the 1.1228 record. The record had no document mask: there, the last token of a document leaked into
-    the BOS of the next one.
+    Version 1 of the 1.1228 record, on the normalised embedding. The record had no document mask: there, the last token
+    of a document leaked into the BOS of the next one, and the first of a window was mixed with zeros, as ``pads`` does.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, pads: bool = False) -> None:
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(dim))
+        self.pads = pads
 
     def forward(self, x: Tensor, linked: Tensor) -> Tensor:
         """Smear; ``linked`` (B, T) is :func:`has_predecessor`."""
         previous = F.pad(x[:, :-1], (0, 0, 1, 0))
-        return x + (torch.sigmoid(self.gate).to(x.dtype) * linked[..., None]) * (previous - x)
+        share = torch.sigmoid(self.gate).to(x.dtype)
+        return x + (share if self.pads else share * linked[..., None]) * (previous - x)
+
+
+class TokenSmear(nn.Module):
+    """x (B, T, D) -> ``x_t + scale * sigmoid(weight . x_t[:n]) * x_{t-1}``; unchanged without a predecessor.
+
+    Version 2, of the 1.0611 record, on the embedding before its norm: one factor a token, and the identity at first.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(inputs))
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, linked: Tensor) -> Tensor:
+        """Smear; ``linked`` (B, T) is :func:`has_predecessor`."""
+        logits = (x[..., : self.weight.shape[0]] * self.weight.to(x.dtype)).sum(-1)
+        share = self.scale.to(x.dtype) * torch.sigmoid(logits) * linked
+        return x + share[..., None] * F.pad(x[:, :-1], (0, 0, 1, 0))
 
 
 class ValueEmbedding(nn.Module):

@@ -16,7 +16,19 @@ from golf.quant.grid import fake_quantize
 
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 """From the name of a ``Linear`` (``blocks.0.attention.query``; ``head`` for the tied output projection) to a function
-of its input (B, T, in), whose value (B, T, out) is added to its output. This is how LoRA attaches."""
+of its input (B, T, in), whose value (B, T, out) is added to its output. This is how LoRA attaches. In a looped layer
+that name is the first pass; the later ones are ``blocks.3.mlp.up@1``, ``blocks.3.mlp.up@2``: see :func:`repeated`."""
+
+
+def repeated(name: str, repeat: int) -> str:
+    """The adapter's name of the matrix ``name`` in a pass of its layer that ``repeat`` passes went before."""
+    return f"{name}@{repeat}" if repeat else name
+
+
+def adapters_of(adapters: Adapters, repeat: int) -> Adapters:
+    """The adapters of that repeat, by the plain names of their matrices."""
+    ending = f"@{repeat}"
+    return {name.removesuffix(ending): adapters[name] for name in adapters if name.endswith(ending)}
 
 
 class QuantizableWeight(nn.Module):

@@ -19,6 +19,17 @@ def rotation(length: int, rope_dims: int, base: float, device: torch.device, dty
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def ntk_base(base: float, rope_dims: int, length: int, train_len: int) -> float:
+    """The base for a window of ``length`` tokens: above ``train_len`` tokens (0: never) stretched by the NTK rule.
+
+    ``base * (length / train_len)^(r / (r - 2))`` with r = ``rope_dims``: the slowest pair then turns, over the whole
+    window, as far as it did over ``train_len`` tokens in training.
+    """
+    if train_len == 0 or length <= train_len or rope_dims <= 2:
+        return base
+    return base * (length / train_len) ** (rope_dims / (rope_dims - 2))
+
+
 def rotate(x: Tensor, rope: Rotation) -> Tensor:
     """Turn x (B, T, H, D) by position in its first 2P dimensions, P the width of ``rope``; the rest passes.
 

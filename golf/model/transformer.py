@@ -1,4 +1,4 @@
-"""The transformer, top to bottom: embedding, blocks with U-Net skips, tied head, softcapped logits.
+"""The transformer, top to bottom: embedding, layers with U-Net skips and loops, tied head, softcapped logits.
 
 Shapes: B windows, T tokens, D = ``dim``, H query heads, G key/value heads of width W = D / H, V vocabulary.
 Weights are fp32; activations run in ``Transformer.compute_dtype``; norms, logits and loss are fp32. docs/model.md
@@ -7,151 +7,24 @@ says for each switch what it does, what it costs and which record it comes from.
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.model.attention import implementation
-from golf.model.embedding import BigramHash, SmearGate, ValueEmbedding, has_predecessor
-from golf.model.linear import Adapters, Embedding, Linear, TiedHead
+from golf.model.attention import Documents, prepare
+from golf.model.block import Block, Lanes
+from golf.model.depth import Skips, plan_passes
+from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
+from golf.model.heads import OutputGate, Shared, for_repeat
+from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.norm import rms_norm
-from golf.model.rope import Rotation, rotate, rotation
+from golf.model.rope import ntk_base, rotation
 from golf.params.model import Model
 
 VALUE_TABLE_STD = 0.01  # of the value-embedding table, as in the 1.1228 record
-
-
-class Shared(NamedTuple):
-    """What every layer reads besides the residual stream."""
-
-    x0: Tensor  # (B, T, D): the normalised embedding
-    rope: Rotation
-    value_embed: Tensor | None  # (B, T, G * W), for the last layers
-    adapters: Adapters | None
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention with normalised queries and keys: x (B, T, D) -> (B, T, D)."""
-
-    def __init__(self, config: Model, layer: int, backend: str) -> None:
-        super().__init__()
-        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
-        self.width = config.dim // config.num_heads
-        kv_dim = self.kv_heads * self.width
-        self.query = Linear(config.dim, config.dim)
-        self.key = Linear(config.dim, kv_dim)
-        self.value = Linear(config.dim, kv_dim)
-        self.output = Linear(config.dim, config.dim)
-        self.query_gain = nn.Parameter(torch.full((self.heads,), config.qk_gain))
-        self.exclusive = layer >= config.num_layers - config.xsa_layers
-        reads_table = config.value_embed_dim > 0 and layer >= config.num_layers - config.value_embed_layers
-        self.value_embed_gain = nn.Parameter(torch.ones(())) if reads_table else None
-        mixes_first = config.value_residual and layer > 0
-        self.value_residual_gate = nn.Parameter(torch.zeros(())) if mixes_first else None
-        self.attend = implementation(backend)
-
-    def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
-        """Attend.
-
-        Args:
-            x: (B, T, D), normalised.
-            first_value: (B, T, G, W), the values of layer 0; None in layer 0.
-            shared: what every layer reads.
-
-        Returns:
-            the output (B, T, D) and this layer's own values (B, T, G, W).
-        """
-        adapters = shared.adapters
-        batch, length, _ = x.shape
-        q = self.query(x, adapters).view(batch, length, self.heads, self.width)
-        k = self.key(x, adapters).view(batch, length, self.kv_heads, self.width)
-        v = self.value(x, adapters)
-        if self.value_embed_gain is not None and shared.value_embed is not None:
-            v = v + self.value_embed_gain.to(v.dtype) * shared.value_embed
-        v = own_value = v.view(batch, length, self.kv_heads, self.width)
-        if self.value_residual_gate is not None and first_value is not None:
-            v = v + torch.sigmoid(self.value_residual_gate).to(v.dtype) * first_value
-        q = rotate(rms_norm(q, self.query_gain[:, None]), shared.rope)  # a rotation commutes with the head's gain
-        k = rotate(rms_norm(k), shared.rope)
-        y = self.attend(q, k, v)
-        if self.exclusive:
-            y = exclude_own_value(y, v)
-        return self.output(y.reshape(batch, length, -1), adapters), own_value
-
-
-def exclude_own_value(y: Tensor, v: Tensor) -> Tensor:
-    """Exclusive self-attention (XSA): y (B, T, H, W) minus its component along its own position's v (B, T, G, W)."""
-    direction = F.normalize(v, dim=-1, eps=1e-12).unsqueeze(3)  # (B, T, G, 1, W)
-    grouped = y.view(*v.shape[:3], -1, v.shape[3])  # (B, T, G, H / G, W): no copy of v for each query head
-    return (grouped - (grouped * direction).sum(-1, keepdim=True) * direction).view(y.shape)
-
-
-class MLP(nn.Module):
-    """x (B, T, D) -> (B, T, D): ``down(phi(up(x)))``, phi the squared ReLU or its leaky form."""
-
-    def __init__(self, config: Model) -> None:
-        super().__init__()
-        hidden = max(1, round(config.mlp_ratio * config.dim))
-        self.up = Linear(config.dim, hidden)
-        self.down = Linear(hidden, config.dim)
-        self.slope = config.leaky_slope if config.activation == "leaky_relu2" else 0.0
-
-    def forward(self, x: Tensor, adapters: Adapters | None) -> Tensor:
-        """phi(z) = z^2 for z > 0, (slope * z)^2 below."""
-        return self.down(F.leaky_relu(self.up(x, adapters), self.slope).square(), adapters)
-
-
-class Block(nn.Module):
-    """One layer: ``u = m0 * x + m1 * x0; u += a * attention(norm(u)); u += b * mlp(norm(u))``, per channel."""
-
-    def __init__(self, config: Model, layer: int, backend: str) -> None:
-        super().__init__()
-        self.attention = Attention(config, layer, backend)
-        self.mlp = MLP(config)
-        self.attention_scale = nn.Parameter(torch.ones(config.dim))
-        self.mlp_scale = nn.Parameter(torch.ones(config.dim))
-        self.resid_mix = nn.Parameter(_identity_mix(config.dim)) if config.resid_mix else None
-        self.norm_scale = 1.0 / math.sqrt(layer + 1) if config.ln_scale else 1.0
-
-    def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
-        """Residual stream (B, T, D) -> the new stream (B, T, D) and this layer's own values (B, T, G, W)."""
-        if self.resid_mix is not None:
-            mix = self.resid_mix.to(x.dtype)
-            x = torch.addcmul(mix[0] * x, mix[1], shared.x0)
-        y, own_value = self.attention(rms_norm(x, self.norm_scale), first_value, shared)
-        x = torch.addcmul(x, self.attention_scale.to(x.dtype), y)
-        y = self.mlp(rms_norm(x, self.norm_scale), shared.adapters)
-        return torch.addcmul(x, self.mlp_scale.to(x.dtype), y), own_value
-
-
-def _identity_mix(dim: int) -> Tensor:
-    """(2, dim): all of the stream, nothing of the embedding. (On the meta device a stack costs a second of imports.)"""
-    return torch.tensor([[1.0] * dim, [0.0] * dim])
-
-
-class Skips(nn.Module):
-    """U-Net skips: decoder layer k merges the output of encoder layer L/2 - 1 - k, last in, first out.
-
-    additive: ``x + w_k * skip``; gated: ``g * x + (1 - g) * w_k * skip`` with ``g = sigmoid(gate_k)``, per channel.
-    """
-
-    def __init__(self, config: Model) -> None:
-        super().__init__()
-        self.count = config.num_layers // 2
-        self.weights = nn.Parameter(torch.ones(self.count, config.dim))
-        gated = config.unet_skips == "gated"
-        self.gates = nn.Parameter(torch.zeros(self.count, config.dim)) if gated else None
-
-    def forward(self, x: Tensor, skip: Tensor, slot: int) -> Tensor:
-        """Merge ``skip`` (B, T, D) into x (B, T, D)."""
-        skip = self.weights[slot].to(x.dtype) * skip
-        if self.gates is None:
-            return x + skip
-        return torch.lerp(skip, x, torch.sigmoid(self.gates[slot]).to(x.dtype))
 
 
 class Transformer(nn.Module):
@@ -165,22 +38,28 @@ class Transformer(nn.Module):
 
     Attributes:
         compute_dtype: dtype of the activations; bf16 on GPUs. Set it before the first forward pass.
+        passes: how often the looped layers run; see :meth:`set_passes`.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
         super().__init__()
         self.config, self.vocab_size, self.bos_id = config, vocab_size, bos_id
+        self.attention = attention
         self.compute_dtype = torch.float32
         kv_dim = config.dim // config.num_heads * config.num_kv_heads
         has_values = config.value_embed_dim > 0 and config.value_embed_layers > 0
         self.embed = Embedding(vocab_size, config.dim)
         buckets = config.bigram_buckets
         self.bigram = BigramHash(buckets, config.bigram_dim, config.dim) if buckets else None
-        self.smear = SmearGate(config.dim) if config.smear_gate else None
+        self.smear = smear_gate(config)
         self.values = ValueEmbedding(vocab_size, config.value_embed_dim, kv_dim) if has_values else None
         self.blocks = nn.ModuleList(Block(config, layer, attention) for layer in range(config.num_layers))
-        self.skips = Skips(config) if config.unet_skips != "none" and config.num_layers > 1 else None
+        self.skips = Skips(config) if any(step.kept for step in plan_passes(config, config.loop_passes)) else None
+        self.lanes = Lanes(config) if config.parallel == "two_lane" else None
+        asymmetric = config.softcap_kind == "asymmetric"
+        self.softcaps = nn.Parameter(torch.full((2,), config.logit_softcap)) if asymmetric else None
         self.head = TiedHead()
+        self.set_passes(config.loop_passes)
         for name, module in self.named_modules():
             if isinstance(module, Linear):
                 module.name = name
@@ -201,46 +80,117 @@ class Transformer(nn.Module):
             nn.init.zeros_(self.bigram.table.weight)
         if self.values is not None:
             nn.init.normal_(self.values.table.weight, std=VALUE_TABLE_STD)
+        for module in self.modules():
+            if isinstance(module, OutputGate) and module.init_std:
+                nn.init.normal_(module.weight, std=module.init_std)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, adapters: Adapters | None = None) -> Tensor:
+    def set_passes(self, passes: int) -> None:
+        """Run the layers ``loop_first`` to ``loop_last`` that often: 1 is the model without loops.
+
+        A fresh model has ``loop_passes``. Under ``torch.compile`` each value has its own graph.
+        """
+        if not 1 <= passes <= self.config.loop_passes:
+            raise ValueError(f"found {passes} passes, needed 1 to model.loop_passes ({self.config.loop_passes})")
+        self.passes = passes
+        self.plan = plan_passes(self.config, passes)
+
+    def adapter_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of every matrix that an adapter can add to, by the adapter's name, at the present passes."""
+        runs = {step.layer: step.repeat + 1 for step in self.plan}
+        runs_of = {id(module): runs[layer] for layer, block in enumerate(self.blocks) for module in block.modules()}
+        shapes = {self.head.name: (self.vocab_size, self.config.dim)}
+        for module in self.modules():
+            if isinstance(module, Linear):
+                for repeat in range(runs_of.get(id(module), 1)):
+                    shapes[repeated(module.name, repeat)] = (module.weight.shape[0], module.weight.shape[1])
+        return shapes
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        adapters: Adapters | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """The only forward pass: training, calibration, scoring and test-time training all call it.
 
         Args:
             tokens: (B, T) int64.
             targets: (B, T) int64, the token that follows each.
             adapters: functions added to the outputs of named matrices, see :data:`golf.model.linear.Adapters`.
+            documents: with ``document_mask``, where attention stops; None: at each BOS and at the row's start.
 
         Returns:
             without targets the logits (B, T, V), with targets their negative log-likelihood (B, T) in nats; fp32.
         """
         weight = self.embed.seen_weight()
         x = self.embed_tokens(tokens, weight, adapters)
-        shared = Shared(
-            x0=x,
-            rope=rotation(tokens.shape[1], self.config.rope_dims, self.config.rope_base, tokens.device, x.dtype),
-            value_embed=None if self.values is None else self.values(tokens, x.dtype, adapters),
-            adapters=adapters,
-        )
+        first = self.shared(tokens, x, adapters, documents)
         first_value: Tensor | None = None
-        skips: list[Tensor] = []
-        encoders = len(self.blocks) // 2
-        for layer, block in enumerate(self.blocks):
-            if self.skips is not None and layer >= encoders and skips:
-                x = self.skips(x, skips.pop(), layer - encoders)
-            x, own_value = block(x, first_value, shared)
-            first_value = own_value if layer == 0 else first_value
-            if layer < encoders:
-                skips.append(x)
+        second: Tensor | None = None  # the lane that MLPs read; x is the one that attention and skips read
+        kept: dict[int, Tensor] = {}
+        for index, step in enumerate(self.plan):
+            block: Block = self.blocks[step.layer]  # type: ignore[assignment]
+            shared = first if step.repeat == 0 else for_repeat(first, step.repeat)
+            if self.lanes is not None and second is None and step.layer >= self.config.parallel_from:
+                second = x
+            if self.skips is not None and step.source is not None:
+                x = self.skips(x, kept.pop(step.source), step.slot)
+            if self.lanes is None or second is None:
+                x, own_value = block(x, first_value, shared)
+            else:
+                attended, expanded, own_value = block.branches(x, second, first_value, shared)
+                x, second = self.lanes(x, second, attended, expanded, step.layer)
+            first_value = own_value if first_value is None else first_value
+            if step.kept:
+                kept[index] = x
+        if second is not None:
+            x = 0.5 * (x + second)
+        cap = self.config.logit_softcap if self.softcaps is None else self.softcaps
         logits = self.head(rms_norm(x), weight, adapters).float()
-        if targets is None:
-            return softcap(logits, self.config.logit_softcap)
-        return softcapped_nll(logits, targets, self.config.logit_softcap)
+        return softcap(logits, cap) if targets is None else softcapped_nll(logits, targets, cap)
 
     def embed_tokens(self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None) -> Tensor:
         """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix."""
-        linked = has_predecessor(tokens, self.bos_id)
+        linked = has_predecessor(tokens, self.bos_id if self.config.bos_mask else None)
         x = F.embedding(tokens, weight)
         if self.bigram is not None:
             x = x + self.bigram(tokens, linked, self.compute_dtype, adapters)
+        if isinstance(self.smear, TokenSmear):
+            x = self.smear(x, linked)
         x = rms_norm(x).to(self.compute_dtype)
-        return x if self.smear is None else self.smear(x, linked)
+        return self.smear(x, linked) if isinstance(self.smear, SmearGate) else x
+
+    def shared(
+        self, tokens: Tensor, x0: Tensor, adapters: Adapters | None = None, documents: Documents | None = None
+    ) -> Shared:
+        """What every layer reads; ``x0`` (B, T, D) is the normalised embedding of ``tokens`` (B, T)."""
+        config, length = self.config, tokens.shape[1]
+        masks: Documents | Tensor | None = None
+        longest = length
+        if config.document_mask and documents is not None:
+            masks, longest = documents, documents.longest
+        elif config.document_mask:
+            masks = document_ids(tokens, self.bos_id)
+        base = ntk_base(config.rope_base, config.rope_dims, longest, config.rope_train_len)
+        return Shared(
+            x0=x0,
+            rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype),
+            value_embed=None if self.values is None else self.values(tokens, x0.dtype, adapters),
+            documents=prepare(self.attention, masks, *tokens.shape),
+            adapters=adapters,
+        )
+
+
+def smear_gate(config: Model) -> SmearGate | TokenSmear | None:
+    """The smear gate that ``config`` asks for."""
+    if not config.smear_gate:
+        return None
+    if config.smear_kind == "token":
+        return TokenSmear(config.gate_inputs)
+    return SmearGate(config.dim, pads=not config.bos_mask)
+
+
+def document_ids(tokens: Tensor, bos_id: int) -> Tensor:
+    """tokens (B, T) -> (B, T) int32: which document of its row each token belongs to; a BOS begins the next."""
+    return (tokens == bos_id).cumsum(1).to(torch.int32)

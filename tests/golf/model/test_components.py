@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from golf.model.embedding import BigramHash, SmearGate, has_predecessor
+from golf.model.heads import exclude_own_value
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.norm import rms_norm
 from golf.model.rope import rotate, rotation
-from golf.model.transformer import exclude_own_value
 from tests.golf.model.tiny import BOS, tiny, tokens
 
 

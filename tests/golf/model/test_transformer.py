@@ -68,6 +68,21 @@ SWITCHES = [
     {"num_layers": 2},
     {"num_layers": 5, "unet_skips": "gated"},
     {"mlp_ratio": 0.01},
+    {"activation": "star_relu"},
+    {"rope_train_len": 8},
+    {"softcap_kind": "asymmetric", "logit_softcap": 3.0},
+    {"loop_first": 1, "loop_last": 2, "loop_passes": 3},
+    {"loop_last": 3, "loop_passes": 2, "unet_skips": "gated", "skip_binding": "position"},
+    {"loop_first": 1, "loop_last": 1, "loop_passes": 2, "unet_skips": "none", "value_residual": True},
+    {"parallel": "one_lane", "parallel_from": 2},
+    {"parallel": "two_lane", "parallel_from": 2},
+    {"parallel": "two_lane", "resid_mix": False, "loop_first": 1, "loop_last": 2, "loop_passes": 2},
+    {"attention_gate": "double"},
+    {"attention_gate": "dense", "gate_init_std": 0.1},
+    {"attention_gate": "sparse", "gate_inputs": 5, "gate_scale": 2.0},
+    {"smear_kind": "token", "gate_inputs": 32},
+    {"bos_mask": False},
+    {"document_mask": True},
 ]
 
 

@@ -23,7 +23,7 @@ def tiny(seed: int = 0, *, awake: bool = True, **overrides: Any) -> Transformer:
     if awake:
         with torch.no_grad():
             for name, param in model.named_parameters():
-                if param.dim() < 2 or "mix" in name or "skips" in name:
+                if param.dim() < 2 or any(part in name for part in ("mix", "skips", "lanes")):
                     param.add_(0.3 * torch.randn_like(param))
                 else:
                     param.copy_(torch.randn_like(param) * (0.3 if "embed" in name else param.shape[1] ** -0.5))

@@ -1,0 +1,117 @@
+"""One attention layer: projections, normalised rotary heads, exclusive values, output gate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.model.attention import implementation
+from golf.model.linear import Adapters, Linear, adapters_of
+from golf.model.norm import rms_norm
+from golf.model.rope import Rotation, rotate
+from golf.params.model import Model
+
+
+class Shared(NamedTuple):
+    """What every layer reads besides the residual stream."""
+
+    x0: Tensor  # (B, T, D): the normalised embedding
+    rope: Rotation
+    value_embed: Tensor | None  # (B, T, G * W), for the last layers
+    documents: Any  # where attention stops, as golf.model.attention.prepare gives it
+    adapters: Adapters | None
+
+
+def for_repeat(shared: Shared, repeat: int) -> Shared:
+    """``shared`` for a pass of a looped layer after its first: with that pass's own adapters."""
+    if shared.adapters is None:
+        return shared
+    adapters = adapters_of(shared.adapters, repeat)
+    return Shared(shared.x0, shared.rope, shared.value_embed, shared.documents, adapters)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with normalised queries and keys: x (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: Model, layer: int, backend: str) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.width = config.dim // config.num_heads
+        kv_dim = self.kv_heads * self.width
+        self.query = Linear(config.dim, config.dim)
+        self.key = Linear(config.dim, kv_dim)
+        self.value = Linear(config.dim, kv_dim)
+        self.output = Linear(config.dim, config.dim)
+        self.query_gain = nn.Parameter(torch.full((self.heads,), config.qk_gain))
+        self.exclusive = layer >= config.num_layers - config.xsa_layers
+        reads_table = config.value_embed_dim > 0 and layer >= config.num_layers - config.value_embed_layers
+        self.value_embed_gain = nn.Parameter(torch.ones(())) if reads_table else None
+        mixes_first = config.value_residual and layer > 0
+        self.value_residual_gate = nn.Parameter(torch.zeros(())) if mixes_first else None
+        self.gate = OutputGate(config) if config.attention_gate != "none" else None
+        self.attend = implementation(backend)
+
+    def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x: (B, T, D), normalised.
+            first_value: (B, T, G, W), the values of layer 0; None in layer 0.
+            shared: what every layer reads.
+
+        Returns:
+            the output (B, T, D) and this layer's own values (B, T, G, W).
+        """
+        adapters = shared.adapters
+        batch, length, _ = x.shape
+        q = self.query(x, adapters).view(batch, length, self.heads, self.width)
+        k = self.key(x, adapters).view(batch, length, self.kv_heads, self.width)
+        v = self.value(x, adapters)
+        if self.value_embed_gain is not None and shared.value_embed is not None:
+            v = v + self.value_embed_gain.to(v.dtype) * shared.value_embed
+        v = own_value = v.view(batch, length, self.kv_heads, self.width)
+        if self.value_residual_gate is not None and first_value is not None:
+            v = v + torch.sigmoid(self.value_residual_gate).to(v.dtype) * first_value
+        q = rotate(rms_norm(q, self.query_gain[:, None]), shared.rope)  # a rotation commutes with the head's gain
+        k = rotate(rms_norm(k), shared.rope)
+        y = self.attend(q, k, v, shared.documents)
+        if self.exclusive:
+            y = exclude_own_value(y, v)
+        if self.gate is not None:
+            y = self.gate(y, x)
+        return self.output(y.reshape(batch, length, -1), adapters), own_value
+
+
+def exclude_own_value(y: Tensor, v: Tensor) -> Tensor:
+    """Exclusive self-attention (XSA): y (B, T, H, W) minus its component along its own position's v (B, T, G, W)."""
+    direction = F.normalize(v, dim=-1, eps=1e-12).unsqueeze(3)  # (B, T, G, 1, W)
+    grouped = y.view(*v.shape[:3], -1, v.shape[3])  # (B, T, G, H / G, W): no copy of v for each query head
+    return (grouped - (grouped * direction).sum(-1, keepdim=True) * direction).view(y.shape)
+
+
+class OutputGate(nn.Module):
+    """y (B, T, H, W) times one factor for each head and position, read off the layer's normalised input x (B, T, D).
+
+    With n = ``gate_inputs`` and the published initial weights::
+
+        double  2 * sigmoid(W x[:n])  W = 0, so 1 at first
+        dense   sigmoid(W x)          W ~ N(0, gate_init_std^2), so about 1/2
+        sparse  sigmoid(s * W x[:n])  W = 0, so 1/2; s = gate_scale
+    """
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        kind = config.attention_gate
+        self.inputs = config.dim if kind == "dense" else config.gate_inputs
+        self.slope = config.gate_scale if kind == "sparse" else 1.0
+        self.height = 2.0 if kind == "double" else 1.0
+        self.init_std = config.gate_init_std if kind == "dense" else 0.0
+        self.weight = nn.Parameter(torch.zeros(config.num_heads, self.inputs))
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        """Scale each head."""
+        logits = F.linear(x[..., : self.inputs], self.weight.to(x.dtype))
+        return y * (self.height * torch.sigmoid(self.slope * logits))[..., None]
