@@ -1,0 +1,155 @@
+"""The feed-forward layer with its activation inside the matrix products.
+
+Four of the six products stay with cuBLAS. The first takes the activation as its epilogue and writes both its result
+and the activation; the first of the backward pass takes the activation's derivative. At 98,304 x 2,048 in bf16 that
+saves a pass over 0.8 GB forward and one over 1.2 GB backward.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from golf.model.kernels.launch import Kernel, descriptor, differentiable, programs, weight_gradient
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+ROWS, COLUMNS, INNER = 128, 256, 64  # tile of both products
+WARPS, STAGES_UP, STAGES_DOWN = 8, 4, 3  # as many stages as shared memory holds
+
+
+def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, kernel: bool = False) -> Tensor:
+    """``phi(x upᵀ) downᵀ`` with phi(z) = z² above zero and (slope z)² below.
+
+    With the kernels the gradients of the matrices come out in fp32; the twin rounds them to the dtype of x.
+
+    Args:
+        x: (N, D), bf16 or fp32.
+        up: (hidden, D) fp32.
+        down: (D, hidden) fp32; D and hidden multiples of 8.
+        slope: 0 for the squared ReLU.
+        kernel: use the kernels, else their twin.
+
+    Returns:
+        (N, D) in the dtype of x.
+    """
+    if not kernel:
+        return F.linear(F.leaky_relu(F.linear(x, up.to(x.dtype)), slope).square(), down.to(x.dtype))
+    return _mlp(x.contiguous(), up, down, slope)[0]
+
+
+@torch.library.custom_op(
+    "golf::mlp", mutates_args=(), schema="(Tensor x, Tensor up, Tensor down, float slope) -> (Tensor, Tensor, Tensor)"
+)
+def _mlp(x: Tensor, up: Tensor, down: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    before, after = _hidden(x, up), _hidden(x, up)
+    tiles, columns, grid = _tiles(x, up)
+    _up_kernel[(grid,)](
+        descriptor(x, (ROWS, INNER)),
+        descriptor(up.to(x.dtype), (COLUMNS, INNER)),
+        descriptor(before, (ROWS, COLUMNS // 2)),
+        descriptor(after, (ROWS, COLUMNS // 2)),
+        up.shape[1], tiles, columns, slope * slope,
+        ROWS, COLUMNS, INNER, grid, num_warps=WARPS, num_stages=STAGES_UP,
+    )  # fmt: skip
+    return torch.mm(after, down.to(x.dtype).mT), before, after
+
+
+@_mlp.register_fake
+def _(x: Tensor, up: Tensor, down: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(len(x), len(down)), _hidden(x, up), _hidden(x, up)
+
+
+@torch.library.custom_op(
+    "golf::mlp_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor x, Tensor up, Tensor down, Tensor before, Tensor after, float slope)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _mlp_backward(
+    gradient: Tensor, x: Tensor, up: Tensor, down: Tensor, before: Tensor, after: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    hidden_gradient = _hidden(x, up)
+    tiles, columns, grid = _tiles(x, up)
+    _down_kernel[(grid,)](
+        descriptor(gradient, (ROWS, INNER)),
+        descriptor(down.to(x.dtype), (INNER, COLUMNS)),
+        descriptor(before, (ROWS, COLUMNS // 2)),
+        descriptor(hidden_gradient, (ROWS, COLUMNS // 2)),
+        len(down), tiles, columns, slope * slope,
+        ROWS, COLUMNS, INNER, grid, num_warps=WARPS, num_stages=STAGES_DOWN,
+    )  # fmt: skip
+    return (
+        torch.mm(hidden_gradient, up.to(x.dtype)),
+        weight_gradient(hidden_gradient, x),
+        weight_gradient(gradient, after),
+    )
+
+
+@_mlp_backward.register_fake
+def _(
+    gradient: Tensor, x: Tensor, up: Tensor, down: Tensor, before: Tensor, after: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), up.new_empty(up.shape), down.new_empty(down.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:3], *output[1:])
+    ctx.slope = inputs[3]
+
+
+@differentiable(_mlp, _keep)
+def _gradients(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    return *_mlp_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.slope), None
+
+
+def _hidden(x: Tensor, up: Tensor) -> Tensor:
+    return x.new_empty(len(x), len(up))
+
+
+def _tiles(x: Tensor, up: Tensor) -> tuple[int, int, int]:
+    """Tiles of the hidden activations, tiles in a row of them, and the programs that share them."""
+    columns = -(-len(up) // COLUMNS)
+    tiles = -(-len(x) // ROWS) * columns
+    return tiles, columns, min(tiles, programs(x.device))
+
+
+@Kernel
+def _up_kernel(  # type: ignore[no-untyped-def]
+    x, up, before, after, width, tiles, columns, leak,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    # Neighbours in time share their rows of x; all of the weight stays in the cache.
+    for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
+        row, column = tile // columns * ROWS, tile % columns * COLUMNS
+        z = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, width, INNER):
+            z = tl.dot(x.load([row, k]), up.load([column, k]).T, z)
+        # In halves, which halves the shared memory that the stores take from the loads.
+        left, right = tl.split(tl.permute(tl.reshape(z, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+        before.store([row, column], left.to(before.dtype))
+        after.store([row, column], (left * tl.where(left > 0, left, leak * left)).to(after.dtype))
+        before.store([row, column + COLUMNS // 2], right.to(before.dtype))
+        after.store([row, column + COLUMNS // 2], (right * tl.where(right > 0, right, leak * right)).to(after.dtype))
+
+
+@Kernel
+def _down_kernel(  # type: ignore[no-untyped-def]
+    gradient, down, before, out, width, tiles, columns, leak,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
+        row, column = tile // columns * ROWS, tile % columns * COLUMNS
+        z = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, width, INNER):
+            z = tl.dot(gradient.load([row, k]), down.load([k, column]), z)
+        left, right = tl.split(tl.permute(tl.reshape(z, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+        b = before.load([row, column]).to(tl.float32)
+        out.store([row, column], (2.0 * left * tl.where(b > 0, b, leak * b)).to(out.dtype))
+        b = before.load([row, column + COLUMNS // 2]).to(tl.float32)
+        out.store([row, column + COLUMNS // 2], (2.0 * right * tl.where(b > 0, b, leak * b)).to(out.dtype))

@@ -1,0 +1,98 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from golf.model.kernels.averages import Lerps
+from golf.model.kernels.launch import kernels_available
+from golf.model.kernels.loss import linear_cross_entropy
+from golf.model.kernels.symmetric import symmetric_product
+from tests.golf.model.kernels import cases, exact
+
+pytestmark = pytest.mark.gpu
+
+TOKENS = 98_304
+BF16_ERROR = 1e-2  # relative: of operands and results rounded to bf16
+
+
+def on_gpu(case, half):
+    """The case's inputs on the GPU: activations (the first ``half`` of them) in bf16, weights in fp32."""
+    values = [value.cuda() if isinstance(value, torch.Tensor) else value for value in case.inputs()]
+    return [value.bfloat16() if i < half else value for i, value in enumerate(values)]
+
+
+CASES = [
+    (cases.loss(1000, 512, 1024, 1.0), 1),
+    (cases.loss(9000, 512, 8192, 1.0), 1),  # more than two chunks, the last a part
+    (cases.loss(777, 512, 5000, 1.0), 1),
+    (cases.feed_forward(4096, 512, 2048), 1),
+    (cases.feed_forward(40_000, 512, 1536, slope=0.0), 1),
+    (cases.feed_forward(1000, 200, 1000), 1),
+    (cases.mixed(1, 5000, 512), 1),
+    (cases.mixed(2, 5000, 512), 2),
+    (cases.mixed(3, 5001, 512), 3),
+    (cases.mixed(4, 5000, 384), 4),
+    (cases.exclusive((3, 777, 8, 64), 4, gated=True), 3),
+    (cases.exclusive((2, 512, 8, 64), 8, gated=False), 2),
+    (cases.exclusive((2, 100, 6, 48), 2, gated=True), 3),
+]
+
+
+def test_kernels_are_available():
+    assert kernels_available("cuda") == (True, "triton and a CUDA device")
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("case", "half"), CASES, ids=[case.name for case, _ in CASES])
+def test_kernel_against_fp64(case, half, compiled):
+    torch.compiler.reset()
+    function = case.function(kernel=True)
+    if compiled:
+        function = torch.compile(function, fullgraph=True, dynamic=False)
+    found = exact.errors(function, case.formula, on_gpu(case, half), uniform=case.uniform)
+    assert max(found.values()) < BF16_ERROR, found
+
+
+def test_a_batch_whose_logits_pass_2_to_the_31():
+    torch.manual_seed(0)
+    x = torch.randn(2 * TOKENS, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    weight = torch.randn(16_384, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(0, len(weight), (len(x),), device="cuda")
+    linear_cross_entropy(x, weight, targets, 30.0, kernel=True).mean().backward()
+    last = slice(-500, None)
+    tail = x[last].detach().clone().requires_grad_()
+    (linear_cross_entropy(tail, weight.detach(), targets[last], 30.0).sum() / len(x)).backward()
+    assert exact.relative(x.grad[last], tail.grad.double()) < BF16_ERROR
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_loss_is_the_same_to_the_bit_each_time():
+    inputs = on_gpu(cases.loss(20_000, 512, 8192, 1.0), 1)
+    first, second = (exact_gradients(inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def exact_gradients(inputs):
+    x, weight = (value.detach().clone().requires_grad_() for value in inputs[:2])
+    nll = linear_cross_entropy(x, weight, *inputs[2:], kernel=True)
+    return nll, *torch.autograd.grad(nll.mean(), (x, weight))
+
+
+@pytest.mark.parametrize("shape", [(22, 512, 512), (3, 512, 2048), (2, 300, 1000)])
+def test_symmetric_product(shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape, device="cuda", dtype=torch.bfloat16) / math.sqrt(shape[2])
+    gram = symmetric_product(x, kernel=True)
+    assert exact.relative(gram, exact.symmetric_product(x.double())) < BF16_ERROR
+    assert torch.equal(gram, gram.mT)
+    quadratic = partial(symmetric_product, gram, 2.0, gram, -4.8)
+    wide = gram.double()
+    assert exact.relative(quadratic(kernel=True), 2.0 * wide @ wide - 4.8 * wide) < BF16_ERROR
+
+
+def test_averages_reach_every_number():
+    weights, averages, steps, expected = cases.averages()
+    to_gpu = [[tensor.cuda() for tensor in tensors] for tensors in (weights, *averages)]
+    Lerps(to_gpu[0], to_gpu[1:], kernel=True)(steps)
+    cases.assert_averages([[tensor.cpu() for tensor in tensors] for tensors in to_gpu[1:]], expected)
