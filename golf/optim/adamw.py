@@ -1,4 +1,4 @@
-"""AdamW over a group of tensors, in a few multi-tensor operations, with its state by name."""
+"""AdamW over a group of tensors, in one multi-tensor kernel, with its state by name."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class AdamW:
         self.steps = 0
         self.mean = {name: torch.zeros_like(param) for name, param in self.params.items()}
         self.square = {name: torch.zeros_like(param) for name, param in self.params.items()}
+        self._counts = [param.new_zeros(()) for param in list(self.params.values())[:1]]  # on its device
 
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
@@ -37,24 +38,31 @@ class AdamW:
             return
         self.steps += 1
         params: list[Tensor] = list(self.params.values())
-        means, squares = list(self.mean.values()), list(self.square.values())
-        gradients = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
-        beta1, beta2 = self.betas
-        torch._foreach_lerp_(means, gradients, 1.0 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - beta2)
-        scale = torch._foreach_sqrt(squares)
-        torch._foreach_div_(scale, (1.0 - beta2**self.steps) ** 0.5)
-        torch._foreach_add_(scale, self.eps)
-        lr = self.lr * lr_scale
-        torch._foreach_mul_(params, 1.0 - lr * self.weight_decay)
-        torch._foreach_addcdiv_(params, means, scale, -lr / (1.0 - beta1**self.steps))
+        torch._fused_adamw_(
+            params,
+            [param.grad if param.grad is not None else torch.zeros_like(param) for param in params],
+            list(self.mean.values()),
+            list(self.square.values()),
+            [],
+            [self._counts[0].fill_(self.steps)] * len(params),
+            lr=self.lr * lr_scale,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """``NAME.mean`` and ``NAME.square`` of each tensor, and the count of steps."""
         state = {f"{name}.mean": value for name, value in self.mean.items()}
         state |= {f"{name}.square": value for name, value in self.square.items()}
         return state | {"steps": torch.tensor(self.steps)}
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the tensors of :meth:`state_dict`."""
+        return {name: value.shape for name, value in self.state_dict().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -8,12 +8,51 @@ kept in corrected form, by moving towards each new weight by ``(1 - decay) / (1 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from golf.runtime.errors import DataError
+
+
+def multi_ema_(averages: Sequence[list[Tensor]], weights: list[Tensor], shares: Sequence[float]) -> None:
+    """Move every average towards the weights, in place: ``average += share * (weight - average)``.
+
+    Args:
+        averages: for each decay a list of fp32 tensors, of the shapes of ``weights``.
+        weights: fp32.
+        shares: of the new weights in each average.
+    """
+    for average, share in zip(averages, shares, strict=True):
+        torch._foreach_lerp_(average, weights, share)
+
+
+def soup(states: Iterable[tuple[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The equal average of weights, summed in fp64, as fp32.
+
+    Meaningful for states of one run, whose basin they share. Runs from other initial weights do not average: their
+    hidden units are in another order, and the mean of two good models is a bad one.
+
+    Args:
+        states: at least one, by name, of one model; taken one at a time, so that a generator keeps one in memory.
+
+    Raises:
+        DataError: there is none, or their names or shapes differ.
+    """
+    total: dict[str, Tensor] = {}
+    mixed: list[str] = []
+    for name, state in states:
+        if not mixed:
+            total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in state.items()}
+        if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in total.items()}:
+            raise DataError(f"{name} and {mixed[0]} are not of one model")
+        for key, value in state.items():
+            total[key] += value
+        mixed.append(name)
+    if not mixed:
+        raise DataError("a soup of no weights, needed those of one model or more")
+    return {key: (value / len(mixed)).float() for key, value in total.items()}
 
 
 class Averages:
@@ -45,8 +84,8 @@ class Averages:
     def update(self, progress: float) -> None:
         """Take the weights of the model in, after an optimizer step; ``progress`` in [0, 1] counts that step."""
         self._updates += 1
-        for decay, average in self._ema.items():
-            torch._foreach_lerp_(average, self._weights, (1.0 - decay) / (1.0 - decay**self._updates))
+        shares = [(1.0 - decay) / (1.0 - decay**self._updates) for decay in self._ema]
+        multi_ema_(list(self._ema.values()), self._weights, shares)
         if self.swa_share > 0 and progress >= 1.0 - self.swa_share:
             if self._late_updates % self.swa_every == 0:
                 self._snapshots += 1

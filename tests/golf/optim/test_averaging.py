@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from golf.optim.averaging import Averages
+from golf.optim.averaging import Averages, multi_ema_, soup
 from golf.runtime.errors import DataError
 
 
@@ -85,3 +85,28 @@ def test_a_state_with_other_decays_is_refused():
     model = Weights(history(2))
     with pytest.raises(DataError, match=r"ema-0\.9"):
         Averages(model, [0.9]).load_state_dict(Averages(model, [0.8]).state_dict())
+
+
+def test_all_averages_move_at_once_each_by_its_share():
+    weights = [torch.randn(3, 2), torch.randn(4)]
+    averages = [[torch.randn_like(weight) for weight in weights] for _ in range(3)]
+    shares = [1.0, 0.25, 0.01]
+    expected = [
+        [a.double() + share * (w.double() - a.double()) for a, w in zip(average, weights, strict=True)]
+        for average, share in zip(averages, shares, strict=True)
+    ]
+    multi_ema_(averages, weights, shares)
+    for found, wanted in zip(averages, expected, strict=True):
+        torch.testing.assert_close([value.double() for value in found], wanted, rtol=0, atol=1e-6)
+
+
+def test_a_soup_is_the_equal_average():
+    states = [{"a": torch.randn(3, 2), "b": torch.randn(())} for _ in range(3)]
+    mixed = soup((str(number), state) for number, state in enumerate(states))
+    for name in "ab":
+        expected = torch.stack([state[name].double() for state in states]).mean(0)
+        torch.testing.assert_close(mixed[name], expected.float(), rtol=0, atol=0)
+    with pytest.raises(DataError, match="one and zero are not of one model"):
+        soup([("zero", states[0]), ("one", {"a": torch.zeros(3, 2)})])
+    with pytest.raises(DataError, match="a soup of no weights"):
+        soup([])
