@@ -1,4 +1,4 @@
-"""Windows of tokens: batches to train on, samples to calibrate with.
+"""Windows of tokens: rows to train on, samples to calibrate with.
 
 A window is ``seq_len + 1`` consecutive tokens; window ``i`` starts at token ``i * seq_len`` of the concatenated
 shards, so every token but the first is a target once an epoch. Each epoch visits the windows in an order of its
@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from golf.data.shards import list_shards, read_shard
-from golf.runtime.errors import ConfigError, DataError, MissingInput
+from golf.runtime.errors import DataError, MissingInput
 
 _ROUNDS = 6
 
@@ -51,73 +52,92 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-class TrainLoader:
-    """Batches of the training split, addressable by step.
+class Rows(NamedTuple):
+    """Rows to train on: each one more token than it has inputs, so that every input has its target.
 
-    Args:
-        folder: shards of ``split``; they stay on disk, memory-mapped.
-        seq_len: tokens of a window.
-        batch_tokens: tokens of a step over all ranks, a multiple of ``seq_len * world_size``.
-        seed: with the epoch, determines the order of the windows.
+    Attributes:
+        tokens: (rows, length + 1) int32.
+        starts: (rows, S + 1) int32, where a row's S segments begin, padded with ``length``; None: a row is one.
+        longest: tokens of the longest segment there may be.
+    """
+
+    tokens: Tensor
+    starts: Tensor | None
+    longest: int
+
+
+class Loader(Protocol):
+    """An endless sequence of rows of ``row_tokens`` inputs each, addressed by number, one epoch after the other."""
+
+    row_tokens: int
+
+    def read(self, first: int, count: int, seq_len: int) -> Rows:
+        """Rows ``first`` to ``first + count``, with at most ``seq_len`` tokens of context."""
+
+
+class Stream:
+    """The shards of a split end to end; they stay on disk, memory-mapped.
 
     Raises:
-        ConfigError: the batch does not divide into windows and ranks.
-        DataError: fewer tokens than one step needs.
         MissingInput: no shard of ``split``.
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        *,
-        seq_len: int,
-        batch_tokens: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        split: str = "train",
-    ) -> None:
-        if batch_tokens <= 0 or batch_tokens % (seq_len * world_size):
-            raise ConfigError(
-                f"train.batch_tokens: found {batch_tokens}, needed a multiple of train.seq_len x ranks "
-                f"= {seq_len} x {world_size}",
-                hint=f"dvc exp run -S train.batch_tokens={seq_len * world_size}",
-            )
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank: found {rank}, needed 0 to {world_size - 1}")
+    def __init__(self, shards: Sequence[np.ndarray]) -> None:
+        self.shards = list(shards)
+        self._ends = np.cumsum([shard.size for shard in self.shards])
+        self.tokens = int(self._ends[-1])
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str) -> Stream:
+        """The shards of ``split`` in ``folder``, by name."""
         paths = list_shards(folder, split)
         if not paths:
             raise MissingInput(f"{folder}: no shard of the split {split!r}", hint="dvc repro tokenize")
-        self._shards = [read_shard(path) for path in paths]
-        self._ends = np.cumsum([shard.size for shard in self._shards])
-        self.tokens = int(self._ends[-1])
-        self.seq_len = seq_len
-        self.seed = seed
-        self.rank = rank
-        self.windows = max(self.tokens - 1, 0) // seq_len
-        self.step_windows = batch_tokens // seq_len
-        self._rank_windows = self.step_windows // world_size
-        if self.windows < self.step_windows:
-            raise DataError(
-                f"{folder}: {self.tokens:,} tokens of the split {split!r}, a step needs {batch_tokens + 1:,}",
-                hint=f"dvc exp run -S train.batch_tokens={max(self.windows, 1) * seq_len} (or more text)",
-            )
+        return cls([read_shard(path) for path in paths])
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps until every window was seen once."""
-        return self.windows / self.step_windows
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Fill ``out`` with the tokens from ``start`` on, over the ends of shards."""
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        filled = 0
+        while filled < out.size:
+            begin = start + filled - (int(self._ends[shard - 1]) if shard else 0)
+            piece = self.shards[shard][begin : begin + out.size - filled]
+            out[filled : filled + piece.size] = piece
+            filled += piece.size
+            shard += 1
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's inputs and targets of ``step``: int64 (batch_tokens / seq_len / world_size, seq_len) each."""
-        first = step * self.step_windows + self.rank * self._rank_windows
-        places = np.arange(first, first + self._rank_windows, dtype=np.int64)
+
+class WindowLoader:
+    """The windows of a split in the order of ``seed``: a :class:`Loader`.
+
+    Args:
+        stream: the split's shards.
+        seq_len: tokens of a window.
+        seed: with the epoch, determines the order of the windows.
+
+    Raises:
+        DataError: not one window.
+    """
+
+    def __init__(self, stream: Stream, *, seq_len: int, seed: int) -> None:
+        self._stream, self._seed = stream, seed
+        self.row_tokens = seq_len
+        self.windows = max(stream.tokens - 1, 0) // seq_len
+        if not self.windows:
+            raise DataError(f"{stream.tokens:,} tokens, needed {seq_len + 1:,}: one window of train.seq_len")
+
+    def read(self, first: int, count: int, seq_len: int) -> Rows:
+        """See :class:`Loader`; a shorter ``seq_len``, a divisor, cuts each window into as many rows."""
+        places = np.arange(first, first + count, dtype=np.int64)
         epochs = places // self.windows
         indexes = np.empty_like(places)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            indexes[chosen] = permute(places[chosen] % self.windows, self.windows, f"epoch/{self.seed}/{epoch}")
-        return _split(_gather(self._shards, self._ends, indexes * self.seq_len, self.seq_len + 1))
+            indexes[chosen] = permute(places[chosen] % self.windows, self.windows, f"epoch/{self._seed}/{epoch}")
+        tokens = torch.from_numpy(_gather(self._stream, indexes * self.row_tokens, self.row_tokens + 1, np.int32))
+        if seq_len != self.row_tokens:
+            tokens = tokens.unfold(1, seq_len + 1, seq_len).reshape(-1, seq_len + 1)
+        return Rows(tokens, None, seq_len)
 
 
 def windows(tokens: np.ndarray, seq_len: int, count: int, seed: int) -> Tensor:
@@ -133,23 +153,12 @@ def windows(tokens: np.ndarray, seq_len: int, count: int, seed: int) -> Tensor:
             hint=f"ask for at most {available * seq_len:,} tokens, or bring more text",
         )
     indexes = np.sort(permute(np.arange(count, dtype=np.int64), available, f"sample/{seed}"))
-    return torch.from_numpy(_gather([tokens], np.array([tokens.size]), indexes * seq_len, seq_len + 1))
+    return torch.from_numpy(_gather(Stream([tokens]), indexes * seq_len, seq_len + 1, np.int64))
 
 
-def _split(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
-
-
-def _gather(shards: Sequence[np.ndarray], ends: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Rows of ``length`` tokens from ``starts`` on, int64; a row may reach over shards."""
-    rows = np.empty((starts.size, length), dtype=np.int64)
+def _gather(stream: Stream, starts: np.ndarray, length: int, dtype: type[np.integer]) -> np.ndarray:
+    """Rows of ``length`` tokens from ``starts`` on."""
+    rows = np.empty((starts.size, length), dtype)
     for row, start in zip(rows, starts, strict=True):
-        shard = int(np.searchsorted(ends, start, side="right"))
-        filled = 0
-        while filled < length:
-            begin = int(start) + filled - (int(ends[shard - 1]) if shard else 0)
-            piece = shards[shard][begin : begin + length - filled]
-            row[filled : filled + piece.size] = piece
-            filled += piece.size
-            shard += 1
+        stream.read(int(start), row)
     return rows

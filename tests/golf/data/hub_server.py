@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"id": hub.repo, "sha": COMMIT, "siblings": siblings}).encode(), {}, body)
         elif info:
             self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
-        elif file and file[2] in hub.files:
+        elif file and file[1] == COMMIT and file[2] in hub.files:
             self._file(file[2], span, body)
         else:
             code = "EntryNotFound" if file else "RepoNotFound"

@@ -134,6 +134,8 @@ def test_what_the_hub_answers_becomes_one_line(tmp_path: Path) -> None:
         hub.wrong_sha.add("datasets/datasets/fineweb10B_sp1024/fineweb_val_000000.bin")
         with pytest.raises(DataError, match=r"fineweb_val_000000\.bin: found SHA-256 .*; the copy was removed"):
             bring()
+        wrong = hub.files["datasets/datasets/fineweb10B_sp1024/fineweb_val_000000.bin"]
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == wrong]
     with pytest.raises(FairwayError, match="transfer failed") as caught:
         from_hub(REPO, "main", "sp1024", 1, endpoint="http://127.0.0.1:1", cache_dir=tmp_path)
     assert caught.value.code == Exit.RETRY

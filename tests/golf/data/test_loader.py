@@ -1,4 +1,4 @@
-"""Batches: every window once an epoch, the same union for any number of ranks, any step by its number."""
+"""Windows: every one once an epoch, any row by its number, whatever length they are cut to."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from golf.data.loader import TrainLoader, permute, windows
+from golf.data.loader import Stream, WindowLoader, permute, windows
 from golf.data.shards import write_shard
-from golf.runtime.errors import ConfigError, DataError, MissingInput
+from golf.runtime.errors import DataError, MissingInput
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, **changes: int) -> TrainLoader:
-    return TrainLoader(folder, **({"seq_len": 16, "batch_tokens": 128, "seed": 7} | changes))  # type: ignore[arg-type]
+def make(folder: Path, seed: int = 7, seq_len: int = 16) -> WindowLoader:
+    return WindowLoader(Stream.open(folder, "train"), seq_len=seq_len, seed=seed)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 1000, 4097])
@@ -43,50 +43,39 @@ def test_permutation_of_a_billion_places_costs_nothing() -> None:
 
 def test_windows_are_consecutive_even_across_shards_and_cover_an_epoch(shards: Path) -> None:
     loader = make(shards)
-    starts: list[int] = []
-    for step in range(16):  # 128 places; 124 windows
-        inputs, targets = loader.batch(step)
-        assert inputs.shape == targets.shape == (8, 16)
-        assert inputs.dtype == torch.int64
-        assert torch.equal(targets, inputs + 1)
-        starts += inputs[:, 0].tolist()
-    assert sorted(starts[:124]) == [16 * i for i in range(124)]
-    assert loader.steps_per_epoch == 15.5
+    rows = loader.read(0, 128, 16)
+    assert loader.windows == 124
+    assert rows.tokens.shape == (128, 17)
+    assert (rows.tokens.dtype, rows.starts, rows.longest) == (torch.int32, None, 16)
+    assert torch.equal(rows.tokens.diff(dim=1), torch.ones(128, 16, dtype=torch.int32))
+    assert sorted(rows.tokens[:124, 0].tolist()) == [16 * i for i in range(124)]
 
 
 def test_epochs_differ_and_seeds_differ(shards: Path) -> None:
-    loader = make(shards, batch_tokens=16 * 124)
-    first, second = loader.batch(0)[0], loader.batch(1)[0]
+    loader = make(shards)
+    first, second = (loader.read(124 * epoch, 124, 16).tokens for epoch in range(2))
     assert not torch.equal(first, second)
     assert sorted(first[:, 0].tolist()) == sorted(second[:, 0].tolist())
-    assert not torch.equal(first, make(shards, batch_tokens=16 * 124, seed=8).batch(0)[0])
+    assert not torch.equal(first, make(shards, seed=8).read(0, 124, 16).tokens)
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_union_over_ranks_is_the_same(shards: Path, world_size: int) -> None:
-    for step in (0, 15, 40):
-        whole = make(shards).batch(step)
-        ranks = [make(shards, rank=rank, world_size=world_size).batch(step) for rank in range(world_size)]
-        assert torch.equal(torch.cat([inputs for inputs, _ in ranks]), whole[0])
-        assert torch.equal(torch.cat([targets for _, targets in ranks]), whole[1])
+def test_any_row_directly(shards: Path) -> None:
+    whole = make(shards).read(0, 300, 16).tokens
+    for first, count in ((0, 1), (120, 9), (299, 1)):
+        assert torch.equal(make(shards).read(first, count, 16).tokens, whole[first : first + count])
 
 
-def test_any_step_directly(shards: Path) -> None:
-    walked = make(shards)
-    for step in range(9):
-        walked.batch(step)
-    assert torch.equal(walked.batch(9)[0], make(shards).batch(9)[0])
+def test_a_shorter_length_cuts_the_same_tokens_into_more_rows(shards: Path) -> None:
+    loader = make(shards, seq_len=64)
+    whole, cut = loader.read(5, 3, 64), loader.read(5, 3, 16)
+    assert (cut.tokens.shape, cut.longest) == ((12, 17), 16)
+    assert torch.equal(cut.tokens[:, :-1].reshape(3, 64), whole.tokens[:, :-1])
+    assert torch.equal(cut.tokens[:, 1:].reshape(3, 64), whole.tokens[:, 1:]), "no target is lost at a cut"
 
 
 def test_refusals(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a step needs 2,049"):
-        make(shards, batch_tokens=2048)
-    with pytest.raises(ConfigError, match="multiple"):
-        make(shards, batch_tokens=100)
-    with pytest.raises(ConfigError, match="multiple"):
-        make(shards, world_size=3)
-    with pytest.raises(ConfigError, match="rank"):
-        make(shards, rank=2, world_size=2)
+    with pytest.raises(DataError, match="2,000 tokens, needed 2,001: one window"):
+        make(shards, seq_len=2000)
     with pytest.raises(MissingInput):
         make(tmp_path / "absent")
 

@@ -11,10 +11,11 @@ import pytest
 import sentencepiece
 import torch
 
+from golf.data import encode
 from golf.data.bytecount import ByteTable
 from golf.data.encode import Encoder, encode_documents, validation_documents
 from golf.data.raw import raw_documents, write_manifest, write_text
-from golf.data.shards import list_shards, load_index, read_split, write_shard
+from golf.data.shards import list_shards, load_index, read_shard, read_split, write_shard
 from golf.data.tokenize import tokenize
 from golf.data.tokenizer import _cut, check_model, find_model, load_sentencepiece, train_model
 from golf.params.tokenizer import Tokenizer
@@ -163,6 +164,21 @@ def test_published_shards(place: Path, model: Path) -> None:
     (place / "models/other.model").write_bytes(train_model(make_documents(50, seed=8), 300, 10**6))
     with pytest.raises(ConfigError, match="another tokenizer"):
         run()
+
+
+def test_bytes_of_a_stream_whatever_its_pieces(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token's space counts by the token before it, which may stand in another piece or another shard."""
+    stream = np.concatenate(Encoder(model).encode(make_documents(6)))
+    table = ByteTable.from_sentencepiece(model)
+    needed = int(table.count(torch.from_numpy(stream.astype(np.int64))).sum())
+    paths = [tmp_path / f"val_{index:06d}.bin" for index in range(3)]
+    for path, part in zip(paths, np.array_split(stream, 3), strict=True):
+        write_shard(path, part)
+    monkeypatch.setattr(encode, "_COUNT_TOKENS", 7)
+    assert encode.stream_bytes(model, paths) == needed
+    for path in paths:
+        write_shard(path.with_name(path.name.replace("val_", "val_bytes_")), np.full(read_shard(path).size, 3))
+    assert encode.stream_bytes(model, paths, tmp_path) == 3 * (stream.size - 1)  # the first token is no target
 
 
 def test_own_validation_text_is_held_against_training_shards(place: Path, model: Path) -> None:
@@ -317,6 +333,10 @@ def test_too_little_text(place: Path, model: Path) -> None:
         run(model=str(model))
     put_text(place, ["a", "b"], val=["text"])
     run(model=str(model))
+    write_shard(place / "raw/train_000000.bin", np.array([1, 5]))
+    (place / "raw/tokenizer.model").write_bytes(model.read_bytes())
+    with pytest.raises(DataError, match="2 training tokens are too few to keep 10% of them aside"):
+        run()
     put_text(place, ["some text"] * 4)
     with pytest.raises(DataError, match="1 different document"):
         run(model=str(model))

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golf.data import published
 from golf.data.raw import sha256, write_manifest, write_text
 from golf.data.shards import read_shard, write_shard
+from golf.data.tokenizer import train_model
 from golf.data.verify import verify
 from golf.runtime.errors import DataError, MissingInput
 
@@ -211,6 +213,44 @@ def test_documents_that_only_begin_alike_are_no_overlap(tmp_path: Path) -> None:
     assert verify(tmp_path).numbers["val_documents_in_train"] == 0
 
 
+def test_a_short_document_is_found_whatever_follows_it(tmp_path: Path) -> None:
+    """Its key is of its own tokens: here three, where a key takes eight."""
+    short = np.array([1, 7, 9])
+    write(tmp_path, "train_000000.bin", [*documents(1, 5), short, *documents(2, 5)])
+    write(tmp_path, "val_000000.bin", [*documents(3, 5), short, *documents(4, 5)])
+    seal(tmp_path)
+    assert verify(tmp_path).numbers["val_documents_in_train"] == 1
+
+
+def test_a_large_shard_without_any_document_start_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("golf.data.verify.LARGE_SHARD", 1000)
+    write(raw, "fineweb_train_000002.bin", [np.full(1000, 9)])
+    seal(raw)
+    assert any("fineweb_train_000002.bin: missing BOS: found no 1 in 1,000 tokens" in x for x in verify(raw).defects)
+    change(raw / "fineweb_train_000002.bin", 500, 1)
+    seal(raw)
+    assert verify(raw).defects == []
+
+
+@pytest.mark.parametrize(("bytes_each", "sound"), [(3, True), (4, False)])
+def test_the_bytes_of_a_whole_published_split_are_held_against_the_constant(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, bytes_each: int, sound: bool
+) -> None:
+    val = np.array(read_shard(raw / "fineweb_val_000000.bin"))
+    counts = np.where(val == 1, 0, bytes_each)
+    write(raw, "fineweb_val_bytes_000000.bin", [counts])
+    (raw / "tokenizer.model").write_bytes(train_model([f"words {i} of text" * 9 for i in range(200)], 300, 10**6))
+    for name, value in (
+        ("VAL_DOCUMENTS", 30), ("TARGET_BYTES", int(np.count_nonzero(val != 1)) * 3),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"golf.data.verify.{name}", value)
+    monkeypatch.setitem(published.VAL_TARGETS, "sp300", (val.size - 1,))
+    seal(raw, source="fineweb", variant="sp300", stats={}, validation="published")
+    defects = verify(raw).defects
+    assert (defects == []) is sound, defects
+    assert sound or "bytes of the validation text: found " in defects[0]
+
+
 def test_published_split_must_be_whole(raw: Path) -> None:
     seal(raw, source="fineweb", variant="sp1024", stats={"docs_val": 50_000, "tokens_val": 7}, validation="published")
     defects = verify(raw).defects
@@ -231,6 +271,9 @@ def test_published_text_may_repeat_a_page(tmp_path: Path) -> None:
     assert verdict.numbers["val_documents_in_train"] == 1
     assert [note for note in verdict.notes if "1 of 200" in note]
     assert not any("overlap" in line for line in verdict.defects)
+    write(tmp_path, "train_000000.bin", [*documents(1, 100), *val[3:6]])
+    seal(tmp_path, source="fineweb", variant="unknown", stats={}, validation="published")
+    assert any("overlap: found 3 of 200" in line for line in verify(tmp_path).defects)  # more than 1 in 100
 
 
 def test_text(tmp_path: Path) -> None:
