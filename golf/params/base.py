@@ -140,10 +140,8 @@ def _check(key: str, value: Any, hint: Any, where: str) -> Any:
         if value in args:
             return value
         needed = "one of " + ", ".join(map(str, args))
-    elif origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_check(f"{key}[{i}]", item, args[0], where) for i, item in enumerate(value))
-        needed = "a list"
+    elif origin in (tuple, dict):
+        return _check_items(key, value, hint, where)
     elif origin in (types.UnionType, typing.Union):
         if value is None:
             return None
@@ -157,6 +155,21 @@ def _check(key: str, value: Any, hint: Any, where: str) -> Any:
     else:
         needed = {int: "an integer", bool: "true or false", str: "text"}.get(hint, str(hint))
     raise ConfigError(f"{where}: {key}: found {value!r}, needed {needed}")
+
+
+def _check_items(key: str, value: Any, hint: Any, where: str) -> Any:
+    """The same for a list, of any length or of as many as ``hint`` names types, and for a mapping of names."""
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is dict:
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return {name: _check(f"{key}.{name}", item, args[1], where) for name, item in value.items()}
+        raise ConfigError(f"{where}: {key}: found {value!r}, needed a mapping of names")
+    kinds = args[:1] * len(value) if args[-1] is Ellipsis and isinstance(value, (list, tuple)) else args
+    if isinstance(value, (list, tuple)) and len(kinds) == len(value):
+        pairs = enumerate(zip(value, kinds, strict=True))
+        return tuple(_check(f"{key}[{i}]", item, kind, where) for i, (item, kind) in pairs)
+    length = "" if args[-1] is Ellipsis else f" of {len(args)}"
+    raise ConfigError(f"{where}: {key}: found {value!r}, needed a list{length}")
 
 
 def _looks_numeric(value: Any) -> bool:

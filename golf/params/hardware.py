@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from golf.params.base import Section
+from golf.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,19 @@ class Hardware(Section):
     threads: int = (
         1  # CPU threads a rank; 1: no waiting between threads, the same bits on any number of cores; 0: torch's choice
     )
-    attention: Literal["auto", "fa4", "fa3", "fa2", "cudnn", "flash", "sdpa"] = "auto"
+    attention: Literal["auto", "fa4", "fa3", "fa2", "cudnn", "flash", "flex", "sdpa"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: on with a GPU
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock
+    nccl: dict[str, str] | None = None  # NCCL_* settings of the ranks, as NCCL's own documentation names them
+    nccl_timeout: float = 120.0  # seconds for the ranks to find each other and exchange the first number
 
     def __post_init__(self) -> None:
         self.require(self.processes >= 0, "processes", "0 (auto) or more", 0)
         self.require(self.threads >= 0, "threads", "0 (auto) or more", 0)
+        self.require(self.nccl_timeout > 0, "nccl_timeout", "above 0", 120.0)
+        for name, value in (self.nccl or {}).items():
+            if not name.startswith("NCCL_") or not name.isupper() or not value:
+                raise ConfigError(
+                    f"hardware.nccl: found {name}: {value!r}, needed names that begin with NCCL_ and a text each",
+                    hint="dvc exp run -S 'hardware.nccl={NCCL_NET: Socket}'",
+                )

@@ -1,7 +1,9 @@
 """The training budget, its schedule and what is kept of the weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, Literal
 
 from golf.params.base import Section
 
@@ -19,6 +21,11 @@ class Train(Section):
     batch_tokens: int = 2048  # tokens an optimizer step, over all GPUs
     micro_batch_tokens: int = 2048  # tokens a forward pass on one GPU; the rest is accumulated
     seq_len: int = 256
+    pack: Literal["windows", "documents"] = "windows"  # documents: rows of micro_batch_tokens, attention within each
+    seq_growth: tuple[tuple[float, int], ...] | None = None  # (until this share, length) before seq_len
+    seq_ramp_steps: int = 0  # steps in which the learning rate rises from 0 again after each growth
+    batch_growth: tuple[tuple[float, int], ...] | None = None  # (until this share, tokens a step) before batch_tokens
+    loop_shares: tuple[float, ...] | None = None  # when the loop's extra passes begin: one for all, or one each
     warmup_steps: int = 10  # linear learning-rate warm-up
     warmdown_share: float = 0.7  # last share of the run over which the learning rate falls
     min_lr: float = 0.02  # the learning rate at the end, as a share of the peak
@@ -28,6 +35,7 @@ class Train(Section):
     qat_share: float = 0.15  # last share of the run with quantisation in the forward pass; 0: none
     qat_bits: int = 6  # width of that quantisation; embeddings have one bit more
     qat_clip_sigma: float = 12.85  # its clip, in standard deviations of a row: quant.clip_sigma is another knob
+    spike_nats: float = 0.0  # a loss so far above the running median ends the run; 0: only one that is no number
     log_every: int = 10  # steps
     checkpoint_seconds: float = 30.0  # between two checkpoints to resume from
 
@@ -51,7 +59,31 @@ class Train(Section):
         self.require(len(set(self.ema_decays)) == len(self.ema_decays), "ema_decays", "distinct decays", "[0.98,0.99]")
         self.require(2 <= self.qat_bits <= 8, "qat_bits", "2 to 8", 6)
         self.require(self.qat_clip_sigma > 0, "qat_clip_sigma", "above 0", 12.85)
+        self._check_growth()
         for key in ("swa_every", "log_every"):
             self.require(getattr(self, key) >= 1, key, "at least 1", 10)
-        self.require(self.warmup_steps >= 0, "warmup_steps", "0 or more", 10)
+        for key in ("warmup_steps", "seq_ramp_steps", "spike_nats"):
+            self.require(getattr(self, key) >= 0, key, "0 or more", 10)
         self.require(self.checkpoint_seconds > 0, "checkpoint_seconds", "above 0", 30.0)
+
+    def _check_growth(self) -> None:
+        """What changes along the run: shares that rise within (0, 1), sizes that rise and divide."""
+        for key, final in (("seq_growth", self.seq_len), ("batch_growth", self.batch_tokens)):
+            steps = getattr(self, key) or ()
+            shares, sizes = [share for share, _ in steps], [size for _, size in steps]
+            example = f"[[0.1,{final // 2}]]"
+            self.require(_rising([0.0, *shares, 1.0]), key, "shares that rise between 0 and 1", example)
+            self.require(_rising([0, *sizes, final]), key, f"sizes that rise to {final}", example)
+        for _, length in self.seq_growth or ():
+            divides = self.pack == "documents" or self.seq_len % length == 0
+            needed = f"lengths of 16 or more that divide train.seq_len ({self.seq_len})"
+            self.require(length >= 16 and divides, "seq_growth", needed, f"[[0.1,{self.seq_len // 2}]]")
+        unit = self.micro_batch_tokens if self.pack == "documents" else self.seq_len
+        for _, tokens in self.batch_growth or ():
+            self.require(tokens % unit == 0, "batch_growth", f"multiples of {unit} tokens", f"[[0.1,{unit}]]")
+        shares = list(self.loop_shares or ())
+        self.require(_rising([0.0, *shares, 1.0]), "loop_shares", "shares that rise between 0 and 1", "[0.35]")
+
+
+def _rising(values: Sequence[float]) -> bool:
+    return all(low < high for low, high in pairwise(values))

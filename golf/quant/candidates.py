@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from golf.model.weights import ModelSpec, build, load_spec, load_state, tensor_groups
+from golf.optim import averaging
 from golf.quant.fast import quantize_fast
 from golf.quant.heldout import HeldOut, bits_per_byte
 from golf.quant.quantized import dequantize_model
@@ -94,7 +95,7 @@ def states(folder: Path | str, chosen: Sequence[str]) -> Iterator[tuple[str, dic
 
 
 def soup(folder: Path | str) -> dict[str, Tensor]:
-    """The mean of all averages in ``folder``, summed in fp64.
+    """The mean of all averages in ``folder``; see :func:`golf.optim.averaging.soup`.
 
     Raises:
         MissingInput: there is no average.
@@ -103,16 +104,10 @@ def soup(folder: Path | str) -> dict[str, Tensor]:
     averages = sorted(path.stem for path in Path(folder).glob("*.safetensors") if path.stem != "raw")
     if not averages:
         raise MissingInput(f"{folder}: no average to mix", hint="dvc repro train")
-    total: dict[str, Tensor] = {}
-    for name in averages:
-        state = load_state(folder, name)
-        if not total:
-            total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in state.items()}
-        if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in total.items()}:
-            raise DataError(f"{folder}: {name} and {averages[0]} are not of one model", hint="dvc repro --force train")
-        for key, value in state.items():
-            total[key] += value
-    return {key: (value / len(averages)).float() for key, value in total.items()}
+    try:
+        return averaging.soup(states(folder, averages))
+    except DataError as error:
+        raise DataError(f"{folder}: {error}", hint="dvc repro --force train") from None
 
 
 def choose(

@@ -14,7 +14,8 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,10 +26,10 @@ from torch import Tensor
 from golf.data.shards import list_shards
 from golf.runtime.files import whole_file
 
-FORMAT = 1
+FORMAT = 2  # 2: with the place in the data
 KEPT = 2
 # The code that determines the weights, relative to the package.
-SOURCES = ("model", "optim", "train", "data/loader.py", "data/shards.py", "quant/grid.py")
+SOURCES = ("model", "optim", "train", "data/loader.py", "data/packing.py", "data/shards.py", "quant/grid.py")
 SAMPLE_BYTES = 1 << 20  # of a shard's start, middle and end: hashing 16 GB whole would cost a minute
 
 
@@ -88,12 +89,15 @@ class Store:
     def save(
         self, step: int, rank_seconds: float, rows: Sequence[Sequence[float]], tensors: Mapping[str, Tensor]
     ) -> None:
-        """Copy ``tensors`` now and write them in the background."""
+        """Copy ``tensors`` now, on their own device, and write them in the background: no wait for a GPU."""
         self.wait()
         self._last = time.monotonic()
-        copied = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        whole = torch.contiguous_format
+        copied = {name: tensor.detach().clone(memory_format=whole) for name, tensor in tensors.items()}
+        devices = {tensor.device for tensor in copied.values() if tensor.is_cuda}
+        copies = [torch.cuda.current_stream(device).record_event() for device in devices]
         checkpoint = Checkpoint(step, rank_seconds, [list(row) for row in rows], copied)
-        self._thread = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(checkpoint, copies), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -102,10 +106,19 @@ class Store:
             self._thread.join()
             self._thread = None
 
-    def _write(self, checkpoint: Checkpoint) -> None:
+    def _write(self, checkpoint: Checkpoint, copies: Sequence[torch.cuda.Event]) -> None:
         from safetensors import SafetensorError
 
         path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
+        for copy in copies:
+            copy.synchronize()
+        # On a stream of its own, or the transfer would stand in line behind the steps that are queued.
+        with torch.cuda.stream(torch.cuda.Stream()) if copies else nullcontext():
+            checkpoint = replace(checkpoint, tensors={name: value.cpu() for name, value in checkpoint.tensors.items()})
+        bad = not_finite(checkpoint.tensors)
+        if bad:  # the loss tells it a step later; the file before this one is then the last good one
+            self._say(f"{path}: not written: {bad[0]} is not finite after step {checkpoint.step}")
+            return
         try:
             write(path, checkpoint)
             for old in self._paths()[:-KEPT]:
@@ -121,6 +134,11 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.wait()
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def forget(folder: Path | None) -> None:
@@ -179,12 +197,18 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     return total
 
 
+def data_digest(shards: Path) -> str:
+    """A hash of the training shards: of their sizes, and of samples of their content."""
+    content = [[path.stat().st_size, _sample(path)] for path in list_shards(shards, "train")]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
 def run_key(determining: Mapping[str, Any], shards: Path) -> str:
     """The key of a run: a hash of its JSON-able parameters, of the training shards and of the training code."""
     content = {
         "format": FORMAT,
         "run": determining,
-        "data": [[path.stat().st_size, _sample(path)] for path in list_shards(shards, "train")],
+        "data": data_digest(shards),
         "code": source_digest(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

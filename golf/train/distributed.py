@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from golf.optim.exchange import Pending
 from golf.params.hardware import Hardware
 from golf.runtime.device import prepare, uses_gpu
 from golf.runtime.errors import ConfigError, Exit, FairwayError
 
 MEETING_SECONDS = 120.0  # for all ranks to arrive at the first barrier
 COLLECTIVE_SECONDS = 600.0  # for any later exchange: compilation may hold one rank up for minutes
-BUCKET_BYTES = 64 << 20  # gradients are reduced in pieces of about this size
 
 
 def started_by_torchrun() -> bool:
@@ -55,12 +55,30 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
-            flat /= self.count
-            parts = flat.split([tensor.numel() for tensor in bucket])
-            torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor.div_(self.count)
+
+    def sum_(self, tensor: Tensor) -> Pending:
+        """See :class:`golf.optim.exchange.Peers`."""
+        import torch.distributed as dist
+
+        return _started(dist.all_reduce(tensor, async_op=True))
+
+    def sum_shares(self, whole: Tensor, share: Tensor) -> Pending:
+        """See :class:`golf.optim.exchange.Peers`."""
+        import torch.distributed as dist
+
+        # Torch 2.13 gave the operation a new name and warns of the old one.
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        return _started(scatter(share, whole, async_op=True))
+
+    def gather_shares(self, share: Tensor, whole: Tensor) -> Pending:
+        """See :class:`golf.optim.exchange.Peers`."""
+        import torch.distributed as dist
+
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return _started(gather(whole, share, async_op=True))
 
     def take_from_first_(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite each tensor, in place, by the first rank's."""
@@ -99,18 +117,9 @@ class Ranks:
             raise FairwayError(f"rank {self.index}: a rank is missing: {text}", code=Exit.RETRY) from None
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one dtype, together about BUCKET_BYTES."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and (size >= BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel() * tensor.element_size()
-    if bucket:
-        yield bucket
+def _started(work: Pending | None) -> Pending:
+    assert work is not None, "this process is of no group"
+    return work
 
 
 @contextmanager

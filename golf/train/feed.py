@@ -2,50 +2,97 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from golf.data.loader import TrainLoader
+from golf.data.loader import Loader, Rows
+from golf.model.attention import Documents
+from golf.train.distributed import Ranks
 
-Batch = tuple[Tensor, Tensor]  # inputs, targets: int64 (windows, seq_len)
+READ_AHEAD = 2  # steps
+
+
+class Batch(NamedTuple):
+    """A micro-batch: inputs and targets, int64 (rows, tokens); where documents begin, if they are kept apart."""
+
+    tokens: Tensor
+    targets: Tensor
+    documents: Documents | None
+
+
+class Request(NamedTuple):
+    """Rows of the loader, over all ranks; each rank has its equal part, in order."""
+
+    first: int
+    rows: int
+    seq_len: int
 
 
 class Feed:
-    """``feed.micro_batches(step)`` for consecutive steps; used in a ``with`` block, which ends its thread.
+    """``feed.micro_batches(request, rows)`` for steps in order; used in a ``with`` block, which ends its thread.
+
+    Tokens travel as int32, in one piece a step, and become int64 where they are used.
 
     Args:
-        loader: this rank's batches.
-        micro_windows: windows of a micro-batch; divides the rank's windows a step.
-        device: where they go. For a GPU the next step is read and pinned by a thread meanwhile; a CPU has no core
-            to spare for that.
+        loader: of the rows.
+        ranks: who takes which part, and the device they go to. For a GPU a thread reads and pins ``READ_AHEAD``
+            steps meanwhile; a CPU has no core to spare for that.
+
+    Attributes:
+        waited: seconds that the host waited for data, in all.
+        pairs: query and key positions that met in attention, in all of this rank's rows.
     """
 
-    def __init__(self, loader: TrainLoader, micro_windows: int, device: torch.device) -> None:
-        self._loader, self._micro_windows, self._device = loader, micro_windows, device
-        self._pool = ThreadPoolExecutor(1, "feed") if device.type == "cuda" else None
-        self._ahead: tuple[int, Future[Batch]] | None = None
+    def __init__(self, loader: Loader, ranks: Ranks) -> None:
+        self._loader, self._ranks = loader, ranks
+        self._pool = ThreadPoolExecutor(1, "feed") if ranks.device.type == "cuda" else None
+        self._ahead: deque[tuple[Request, Future[Rows]]] = deque()
+        self.waited, self.pairs = 0.0, 0
 
-    def micro_batches(self, step: int) -> list[Batch]:
-        """This rank's share of ``step``, in micro-batches of ``micro_windows`` windows."""
-        inputs, targets = self._batch(step)
-        parts = zip(inputs.split(self._micro_windows), targets.split(self._micro_windows), strict=True)
-        return list(parts)
+    def micro_batches(self, request: Request, rows: int) -> list[Batch]:
+        """This rank's part of ``request``, ``rows`` rows of the loader at a time."""
+        started = time.perf_counter()
+        found = self._read(request) if self._pool is None else self._read_ahead(request)
+        self.waited += time.perf_counter() - started
+        self.pairs += attended(found)
+        device = self._ranks.device
+        tokens = found.tokens.to(device, non_blocking=True)
+        micro = rows * self._loader.row_tokens // (tokens.shape[1] - 1)
+        inputs, targets = tokens[:, :-1].to(torch.int64).split(micro), tokens[:, 1:].to(torch.int64).split(micro)
+        if found.starts is None:
+            return [Batch(*pair, None) for pair in zip(inputs, targets, strict=True)]
+        starts = found.starts.to(device, non_blocking=True)
+        documents = [Documents(own, found.longest) for own in starts]
+        return [Batch(*parts) for parts in zip(inputs, targets, documents, strict=True)]
 
-    def _batch(self, step: int) -> Batch:
+    def _read_ahead(self, request: Request) -> Rows:
+        """What was read before for ``request``, or is now; a change of plan costs its reading time, no data."""
+        assert self._pool is not None
+        if not self._ahead or self._ahead[0][0] != request:
+            for _, future in self._ahead:
+                future.cancel()
+            self._ahead = deque([(request, self._pool.submit(self._read, request))])
+        _, found = self._ahead.popleft()
+        last = self._ahead[-1][0] if self._ahead else request
+        while len(self._ahead) < READ_AHEAD:
+            last = last._replace(first=last.first + last.rows)
+            self._ahead.append((last, self._pool.submit(self._read, last)))
+        return found.result()
+
+    def _read(self, request: Request) -> Rows:
+        share = request.rows // self._ranks.count
+        rows = self._loader.read(request.first + self._ranks.index * share, share, request.seq_len)
         if self._pool is None:
-            return self._loader.batch(step)
-        if self._ahead is None or self._ahead[0] != step:
-            self._ahead = (step, self._pool.submit(self._read, step))
-        inputs, targets = self._ahead[1].result()
-        self._ahead = (step + 1, self._pool.submit(self._read, step + 1))
-        return inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
-
-    def _read(self, step: int) -> Batch:
-        inputs, targets = self._loader.batch(step)
-        return inputs.pin_memory(), targets.pin_memory()
+            return rows
+        return rows._replace(
+            tokens=rows.tokens.pin_memory(), starts=None if rows.starts is None else rows.starts.pin_memory()
+        )
 
     def __enter__(self) -> Feed:
         return self
@@ -53,3 +100,12 @@ class Feed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def attended(rows: Rows) -> int:
+    """Pairs of a query and a key not after it, over all segments: what causal attention computes."""
+    if rows.starts is None:
+        length = rows.tokens.shape[1] - 1
+        return rows.tokens.shape[0] * (length * (length + 1) // 2)
+    lengths = rows.starts.diff(dim=1).to(torch.int64)
+    return int((lengths * (lengths + 1) // 2).sum())

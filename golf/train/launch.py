@@ -20,8 +20,9 @@ from types import FrameType
 import torch
 
 from golf.runtime.errors import Exit, FairwayError
-from golf.runtime.files import read_json, write_json
+from golf.runtime.files import read_json
 from golf.runtime.isolate import die_with
+from golf.train.connect import note_failure
 
 GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
 # torchrun, ended by the kernel with the process that started it.
@@ -81,11 +82,11 @@ def reported(work: Callable[[], None], failure: Path | None) -> int:
         with machine_failures():
             work()
     except FairwayError as error:
-        _note(failure, error.code, str(error))
+        note_failure(failure, error.code, str(error))
         return error.code
     except BaseException as error:
         code = Exit.IO if isinstance(error, OSError) else Exit.FAILURE
-        _note(failure, code, f"rank failed: {type(error).__name__}: {error}")
+        note_failure(failure, code, f"rank failed: {type(error).__name__}: {error}")
         raise
     return 0
 
@@ -108,12 +109,6 @@ def machine_failures() -> Iterator[None]:
         raise FairwayError(
             f"the machine failed: {text[:300]}", hint="the same command again", code=Exit.RETRY
         ) from error
-
-
-def _note(failure: Path, code: int, message: str) -> None:
-    if not failure.exists():
-        with suppress(OSError):  # the parent has gone, and the folder with it
-            write_json(failure, {"code": int(code), "message": " ".join(message.split())})
 
 
 def _cause(failure: Path, code: int) -> FairwayError:

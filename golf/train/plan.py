@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,11 +20,13 @@ from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
 from golf.params.train import Train
-from golf.runtime.device import process_count
+from golf.runtime.device import process_count, uses_gpu
 from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError
 from golf.runtime.files import PARTIAL
+from golf.train.phases import Phase, all_phases, check_loop
 
 CHECKED_TOKENS = 1 << 16  # of each shard, held against the vocabulary; `verify` reads them all
+BF16_CAPABILITY = 8  # least major compute capability whose matrix units take bf16
 
 
 @dataclass(frozen=True)
@@ -50,59 +54,91 @@ class TrainConfig:
     checkpoints: Path | None = None
 
     def determining(self) -> dict[str, Any]:
-        """What determines the result, but for data and code."""
+        """What determines the result, but for data and code. A run that a spike ended may go on without that limit."""
+        train = to_dict(self.train)
+        del train["spike_nats"]
         return {
             "model": to_dict(self.model),
             "optim": to_dict(self.optim),
-            "train": to_dict(self.train),
+            "train": train,
             "seed": self.seed,
             "vocab_size": self.vocab_size,
             "bos_id": self.bos_id,
         }
 
 
+class Division(NamedTuple):
+    """How a rank computes its share of a step: ``rows`` of the loader, ``micro_rows`` a forward pass."""
+
+    rows: int
+    micro_rows: int
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a step is divided, and how long the run may take.
+    """How steps are divided, and how long the run may take.
 
     Attributes:
         processes: ranks.
-        micro_windows: windows of a forward pass on one rank.
-        accumulation: forward passes of a step on one rank.
+        row_tokens: tokens of a row of the loader: a window of ``seq_len``, or a packed micro-batch.
+        divisions: by the tokens of a step, of which there are several when the batch grows.
+        phases: of the run, in order.
         budget_seconds: of wall clock; None when steps are the budget.
         clock: ``steps``, ``wall``, or ``stretched x8``: on fewer GPUs than ``train.gpus`` the clock has more seconds.
     """
 
     processes: int
-    micro_windows: int
-    accumulation: int
+    row_tokens: int
+    divisions: Mapping[int, Division]
+    phases: Sequence[Phase]
     budget_seconds: float | None
     clock: str
 
 
-def make_plan(config: Train, hardware: Hardware, processes: int) -> Plan:
+def make_plan(config: Train, hardware: Hardware, processes: int, passes: int = 1) -> Plan:
     """Divide the batch and the budget over ``processes``; on CPU, a process counts as a GPU.
 
+    Args:
+        config, hardware: sections of the parameters.
+        processes: ranks.
+        passes: ``model.loop_passes``.
+
     Raises:
-        ConfigError: the batch does not divide, or the clock must not be stretched.
+        ConfigError: a batch does not divide, or the clock must not be stretched.
     """
-    windows = config.batch_tokens // config.seq_len
-    if windows % processes:
+    row_tokens = config.micro_batch_tokens if config.pack == "documents" else config.seq_len
+    phases = all_phases(config, passes)
+    divisions = {phase.batch_tokens: divide(phase.batch_tokens, config, row_tokens, processes) for phase in phases}
+    budget, clock = _budget(config, hardware, processes)
+    return Plan(processes, row_tokens, divisions, phases, budget, clock)
+
+
+def divide(batch_tokens: int, config: Train, row_tokens: int, processes: int) -> Division:
+    """A rank's share of a step of ``batch_tokens``.
+
+    Raises:
+        ConfigError: it is not whole rows, or not whole micro-batches.
+    """
+    final = batch_tokens == config.batch_tokens
+    rows = batch_tokens // row_tokens
+    if rows % processes:
+        key = f"train.{'batch_tokens' if final else 'batch_growth'}"
+        kind = "windows" if config.pack == "windows" else "packed rows (train.micro_batch_tokens)"
+        what = "do not divide among" if rows > processes else "are fewer than"
+        fitting = f"train.batch_tokens={-(-rows // processes) * processes * row_tokens}"
         raise ConfigError(
-            f"train.batch_tokens: {config.batch_tokens} = {windows} windows of {config.seq_len} do not divide "
-            f"among {processes} processes",
-            hint=f"dvc exp run -S train.batch_tokens={-(-windows // processes) * processes * config.seq_len}",
+            f"{key}: {batch_tokens} = {rows} {kind} of {row_tokens} {what} {processes} processes",
+            hint=f"dvc exp run -S {fitting if final else f'hardware.processes={_divisor(rows, processes)}'}",
         )
-    rank_windows = windows // processes
-    micro_windows = min(config.micro_batch_tokens // config.seq_len, rank_windows)
-    if rank_windows % micro_windows:
+    rank_rows = rows // processes
+    micro_rows = min(config.micro_batch_tokens // row_tokens, rank_rows)
+    if rank_rows % micro_rows:
         raise ConfigError(
             f"train.micro_batch_tokens: found {config.micro_batch_tokens}, needed a divisor of the "
-            f"{rank_windows * config.seq_len} tokens that each of {processes} processes has of a step",
-            hint=f"dvc exp run -S train.micro_batch_tokens={_divisor(rank_windows, micro_windows) * config.seq_len}",
+            f"{rank_rows * row_tokens} tokens that each of {processes} processes has of a step",
+            hint=f"dvc exp run -S train.micro_batch_tokens={_divisor(rank_rows, micro_rows) * row_tokens}",
         )
-    budget, clock = _budget(config, hardware, processes)
-    return Plan(processes, micro_windows, rank_windows // micro_windows, budget, clock)
+    return Division(rank_rows, micro_rows)
 
 
 def _divisor(number: int, at_most: int) -> int:
@@ -138,27 +174,28 @@ def choose_processes(config: Train, hardware: Hardware) -> tuple[int, str]:
         ConfigError: more are asked for than there are GPUs.
     """
     at_most = None if config.steps else config.gpus
-    return process_count(hardware, divides=config.batch_tokens // config.seq_len, at_most=at_most)
+    row_tokens = config.micro_batch_tokens if config.pack == "documents" else config.seq_len
+    least = [config.batch_tokens, *(tokens for _, tokens in config.batch_growth or ())]
+    return process_count(hardware, divides=math.gcd(*least) // row_tokens, at_most=at_most)
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse data and disks that would fail the run later; reads a little of each shard, computes nothing.
+    """Refuse what would fail the run later; reads a little of each shard, computes nothing.
 
     Raises:
-        DataError: a shard holds tokens that are not of the vocabulary.
+        ConfigError: the sections do not go together, or the GPU has no bf16.
+        DataError: a shard holds tokens that are not of the vocabulary, or all of them too few tokens.
         FairwayError: the weights will not fit on the disk.
         OSError: the output folder is not writable.
     """
-    if not 0 <= config.bos_id < config.vocab_size:
-        raise DataError(f"{config.shards}: found bos_id {config.bos_id}, needed 0 to {config.vocab_size - 1}")
-    for path in list_shards(config.shards, "train"):
-        tokens = read_shard(path)[:CHECKED_TOKENS]
-        if tokens.size and int(tokens.max()) >= config.vocab_size:
-            raise DataError(
-                f"{path}: found token {int(tokens.max())}, needed 0 to {config.vocab_size - 1}: "
-                "another tokenizer wrote this shard",
-                hint="dvc repro --force tokenize",
-            )
+    check_loop(config.train, config.model)
+    if config.train.pack == "documents" and not config.model.document_mask:
+        raise ConfigError(
+            "train.pack: found documents with model.document_mask = false, needed a model that tells them apart",
+            hint="dvc exp run -S train.pack=windows (or -S model.document_mask=true)",
+        )
+    check_gpu(config.hardware)
+    check_shards(config)
     parent = config.out.parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{config.out.name}.", suffix=PARTIAL, dir=parent):
@@ -168,6 +205,50 @@ def check(config: TrainConfig) -> None:
             f"{os.fspath(parent)}: {free:,} bytes free, needed {needed:,} for the weights and their averages",
             hint="dvc gc --workspace",
             code=Exit.IO,
+        )
+
+
+def check_gpu(hardware: Hardware) -> None:
+    """Refuse a GPU on which the activations' type would be emulated.
+
+    Raises:
+        ConfigError: it has no bf16.
+    """
+    if not uses_gpu(hardware):
+        return
+    major, minor = torch.cuda.get_device_capability()
+    if major < BF16_CAPABILITY:
+        raise ConfigError(
+            f"hardware.device: found {torch.cuda.get_device_name()} of compute capability {major}.{minor}, which has "
+            f"no bf16, needed {BF16_CAPABILITY}.0 or later (Ampere)",
+            hint="dvc exp run -S hardware.device=cpu",
+        )
+
+
+def check_shards(config: TrainConfig) -> None:
+    """Hold the training shards against the vocabulary and the step.
+
+    Raises:
+        DataError: a token is not of the vocabulary, or there are fewer tokens than one step needs.
+    """
+    if not 0 <= config.bos_id < config.vocab_size:
+        raise DataError(f"{config.shards}: found bos_id {config.bos_id}, needed 0 to {config.vocab_size - 1}")
+    paths, tokens = list_shards(config.shards, "train"), 0
+    for path in paths:
+        shard = read_shard(path)
+        tokens += shard.size
+        if shard.size and int(shard[:CHECKED_TOKENS].max()) >= config.vocab_size:
+            raise DataError(
+                f"{path}: found token {int(shard[:CHECKED_TOKENS].max())}, needed 0 to {config.vocab_size - 1}: "
+                "another tokenizer wrote this shard",
+                hint="dvc repro --force tokenize",
+            )
+    train = config.train
+    if paths and tokens <= train.batch_tokens:
+        fitting = max(tokens - 1, 0) // train.seq_len * train.seq_len
+        raise DataError(
+            f"{config.shards}: {tokens:,} tokens of the split 'train', a step needs {train.batch_tokens + 1:,}",
+            hint=f"dvc exp run -S train.batch_tokens={max(fitting, train.seq_len)} (or more text)",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -10,22 +11,36 @@ from torch import Tensor
 from golf.model.transformer import Transformer
 from golf.optim.averaging import Averages
 from golf.optim.groups import Optimizer
+from golf.runtime.errors import DataError
 from golf.runtime.rng import rng_state, set_rng_state
 
 
+@dataclass
+class Place:
+    """Where a run stands in its data. By the clock no step number tells it: the batch grows by seconds."""
+
+    tokens: int = 0  # trained on, over all ranks; the next batch begins there
+    seq_len: int = 0  # of the last step; 0: there was none
+    grown_at: int = -1  # the step with which that length came; -1: the first length
+
+
 class TrainState:
-    """Weights, optimizer, averages and random state of a run."""
+    """Weights, optimizer, averages, random state and place of a run."""
 
     def __init__(self, model: Transformer, optimizer: Optimizer, averages: Averages) -> None:
-        self.model, self.optimizer, self.averages = model, optimizer, averages
+        self.model, self.optimizer, self.averages, self.place = model, optimizer, averages, Place()
 
     def tensors(self) -> dict[str, Tensor]:
-        """``model/NAME``, ``optimizer/NAME``, ``averages/NAME``, ``rng/NAME``; not copied where it can be helped."""
+        """``model/NAME``, ``optimizer/NAME``, ``averages/NAME``, ``rng/NAME``, ``run/place``; mostly not copied.
+
+        Each rank keeps a part of the optimizer's: all must call this, and each gets the whole.
+        """
         parts = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": self.averages.state_dict(),
             "rng": rng_state(),
+            "run": {"place": torch.tensor(astuple(self.place))},
         }
         return {f"{part}/{name}": value.detach() for part, values in parts.items() for name, value in values.items()}
 
@@ -38,13 +53,20 @@ class TrainState:
         """Copy ``tensors`` in; every reference to the weights stays valid. Gradients are forgotten.
 
         Raises:
-            DataError: they are of another model or optimizer.
-            RuntimeError: the weights are.
+            DataError: they are of another configuration.
         """
+        own = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in _part(tensors, "model").items()}
+        wrong = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
+        if wrong or "run/place" not in tensors:
+            name = wrong[0] if wrong else "run/place"
+            what = f"{name} has shape {found.get(name)}, needed {own.get(name, (3,))}"
+            raise DataError(f"checkpoint of another configuration: {what}")
         self.model.load_state_dict(_part(tensors, "model"))
         self.optimizer.load_state_dict(_part(tensors, "optimizer"))
         self.averages.load_state_dict(_part(tensors, "averages"))
         set_rng_state(_part(tensors, "rng"))
+        self.place = Place(*tensors["run/place"].tolist())
         self.optimizer.zero_grad()
 
 

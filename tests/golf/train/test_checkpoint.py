@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from golf.data.shards import read_shard, write_shard
 from golf.params.base import Section
 from golf.params.hardware import Hardware
+from golf.runtime.errors import DataError
 from golf.train import checkpoint, loop
 from golf.train.checkpoint import Checkpoint, Store, forget, read, run_key, source_digest, write
 from golf.train.loop import train
 from golf.train.plan import TrainConfig
+from golf.train.run import Run
 from tests.golf.train.tiny import files, make_config, write_shards
 
 TENSORS = {"a/w": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "rng/cpu": torch.arange(9, dtype=torch.uint8)}
@@ -27,7 +30,7 @@ def interrupt(config: TrainConfig, at: int, monkeypatch: pytest.MonkeyPatch) -> 
     """Train as if the process had died when it came to step ``at``."""
     original = loop.take_step
 
-    def take_step(run: loop.Run, step: int, *rest: Any) -> None:
+    def take_step(run: Run, step: int, *rest: Any) -> None:
         if step == at:
             raise Interrupted
         original(run, step, *rest)
@@ -81,7 +84,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     content = {"cut": content[:-1], "empty": bytearray(), "text": bytearray(b"hello")}.get(damage, content)
     path.write_bytes(content)
     if damage == "format":
-        safetensors.torch.save_file(TENSORS, path, metadata={"checkpoint": '{"format": 2}'})
+        safetensors.torch.save_file(TENSORS, path, metadata={"checkpoint": '{"format": 1}'})
     lines: list[str] = []
     found = Store(tmp_path, 0.0, lines.append).latest()
     assert found is not None
@@ -158,33 +161,40 @@ def key(config: TrainConfig) -> str:
     return run_key(config.determining(), config.shards)
 
 
-def other(value: object, name: str) -> object:
+SPECIAL = {
+    "batch_tokens": 512, "micro_batch_tokens": 128, "seq_len": 64, "gpus": 2, "num_heads": 4, "num_kv_heads": 2,
+    "dim": 64, "rope_dims": 4, "num_layers": 3, "value_embed_layers": 1, "seq_growth": ((0.5, 16),),
+    "batch_growth": ((0.5, 128),), "loop_shares": (0.5,), "loop_last": 0, "parallel_from": 1,
+    "newton_schulz": "polar_express",
+}  # fmt: skip
+
+
+def other(value: object, name: str, hint: object) -> object:
     """A value that differs and that the section accepts."""
-    special = {
-        "batch_tokens": 512, "micro_batch_tokens": 128, "seq_len": 32, "gpus": 2, "unet_skips": "gated",
-        "activation": "relu2", "num_heads": 4, "num_kv_heads": 2, "dim": 64, "rope_dims": 4, "num_layers": 3,
-        "value_embed_layers": 1,
-    }  # fmt: skip
-    if name in special:
-        return special[name]
+    if typing.get_origin(hint) is typing.Literal:
+        return next(option for option in typing.get_args(hint) if option != value)
+    if name in SPECIAL:
+        return SPECIAL[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
         return value * 0.5 if value else 0.125
-    assert isinstance(value, tuple)
+    assert isinstance(value, tuple), name
     return value[:-1]
 
 
 @pytest.mark.parametrize("section", ["model", "optim", "train"])
 def test_every_parameter_changes_the_key(tmp_path: Path, section: str) -> None:
-    config = make_config(tmp_path, batch_tokens=256)
+    config = make_config(tmp_path, seq_len=32)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, loop_last=1))
     keys = {key(config)}
     values: Section = getattr(config, section)
-    names = [field.name for field in dataclasses.fields(values)]  # type: ignore[arg-type]
+    hints = typing.get_type_hints(type(values))
+    names = [field.name for field in dataclasses.fields(values) if field.name != "spike_nats"]  # type: ignore[arg-type]
     for name in names:
-        changed = dataclasses.replace(values, **{name: other(getattr(values, name), name)})  # type: ignore[type-var]
+        changed = dataclasses.replace(values, **{name: other(getattr(values, name), name, hints[name])})  # type: ignore[type-var]
         keys.add(key(dataclasses.replace(config, **{section: changed})))
     assert len(keys) == 1 + len(names)
 
@@ -212,3 +222,25 @@ def test_the_key_knows_seed_data_and_code_and_not_the_machine(tmp_path: Path, mo
 def test_only_the_own_key_is_resumed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(make_config(tmp_path, checkpoint_seconds=1e-9), 9, monkeypatch)
     assert not train(make_config(tmp_path, checkpoint_seconds=2e-9)).resumed
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever puts one into the folder of a run gets one line, and no run on half of its tensors."""
+    config = make_config(tmp_path, checkpoint_seconds=1e-9)
+    folder = tmp_path / "checkpoints" / key(config)
+    interrupt(config, 9, monkeypatch)
+    newest = max(folder.iterdir())
+    found = read(newest)
+    others = {
+        "model/embed.weight": (torch.zeros(60, 32), r"embed.weight has shape \(60, 32\), needed \(61, 32\)"),
+        "run/place": (None, r"run/place"),
+        "averages/ema-0.5/embed.weight": (torch.zeros(61, 32), r"averages: .*ema-0.5/embed.weight"),
+    }
+    for name, (tensor, message) in others.items():
+        tensors = {**found.tensors, name: tensor} if tensor is not None else {**found.tensors}
+        if tensor is None:
+            del tensors[name]
+        write(newest, dataclasses.replace(found, tensors=tensors))
+        with pytest.raises(DataError, match=f"step {found.step}: .*({message}).*Try: rm -r .*{folder.name}"):
+            train(config)
+    assert not (tmp_path / "out").exists()

@@ -69,17 +69,23 @@ def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_pat
     assert alone.timing["clock_seconds"] > last.rank_seconds > 0.4, "one rank has used more of its longer budget"
 
 
-BUCKETS = """
+EXCHANGES = """
 from pathlib import Path
 import torch
 from golf.params.hardware import Hardware
 from golf.train import distributed
-distributed.BUCKET_BYTES = 40
 with distributed.join(Hardware(device="cpu")) as ranks:
     i = float(ranks.index)
     tensors = [torch.full((3, 2), i), torch.full((7,), 2 * i), torch.tensor(i + 1), torch.full((2,), i).double()]
     ranks.mean_(tensors)
     assert [t.flatten().unique().tolist() for t in tensors] == [[0.5], [1.0], [1.5], [0.5]], tensors
+    total, share, whole = torch.full((3,), i + 1), torch.empty(1, 2), torch.empty(2, 2)
+    under_way = [ranks.sum_(total), ranks.sum_shares(torch.tensor([[i, 1.0], [i, 2.0]]), share)]
+    while under_way:
+        under_way.pop().wait()
+    assert total.tolist() == [3] * 3 and share.tolist() == [[1, 2 * ranks.index + 2]], (total, share)
+    ranks.gather_shares(share, whole).wait()
+    assert whole.tolist() == [[1, 2], [1, 4]], whole
     shared = {"w": torch.full((2,), i), "n": torch.tensor(7 + ranks.index), "u": torch.tensor([ranks.index]).byte()}
     ranks.take_from_first_(shared)
     assert shared["w"].tolist() == [0, 0] and int(shared["n"]) == 7 and int(shared["u"]) == 0
@@ -92,7 +98,7 @@ if Path("/proc/self/task").exists():
 
 
 def test_means_and_broadcasts_over_ranks(tmp_path: Path) -> None:
-    run_ranks(2, program=BUCKETS)
+    run_ranks(2, program=EXCHANGES)
 
 
 def test_alone_every_exchange_is_nothing() -> None:

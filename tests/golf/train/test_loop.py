@@ -14,10 +14,15 @@ from golf.model.weights import load_spec, load_state
 from golf.quant.grid import fake_quantize
 from golf.runtime.errors import ConfigError
 from golf.train import loop
+from golf.train import step as stepping
 from golf.train.distributed import Ranks, join
-from golf.train.log import COLUMNS, Curve, NotFinite, write_curve
-from golf.train.loop import accumulate, clip, set_up, train, warm_up
+from golf.train.feed import Batch
+from golf.train.log import COLUMNS, Curve, Diverged, write_curve
+from golf.train.loop import train
 from golf.train.plan import make_plan
+from golf.train.run import Forward, set_up
+from golf.train.step import accumulate
+from golf.train.warmup import warm_up
 from tests.golf.train.tiny import MODEL, VOCAB, files, make_config
 
 HERE = Path(__file__).resolve().parents[3]
@@ -74,20 +79,14 @@ def test_the_gradient_of_micro_batches_is_that_of_their_union() -> None:
     def forward(x: Tensor, y: Tensor) -> Tensor:
         return (x * weight - y).square()
 
-    loss = accumulate(forward, list(zip(tokens.split(2), targets.split(2), strict=True)))
+    batches = [Batch(*pair, None) for pair in zip(tokens.split(2), targets.split(2), strict=True)]
+    loss = accumulate(forward, batches)
     assert weight.grad is not None
     found, weight.grad = weight.grad, None
     forward(tokens, targets).mean().backward()
     torch.testing.assert_close(found, weight.grad)
     torch.testing.assert_close(loss, forward(tokens, targets).mean().detach())
     assert not loss.requires_grad
-
-
-@pytest.mark.parametrize(("size", "limit", "after"), [(4.0, 0.5, 0.5), (0.03, 0.5, 0.06), (9.0, 0.0, 18.0)])
-def test_clipping_scales_to_the_limit_only_from_above(size: float, limit: float, after: float) -> None:
-    gradients = [torch.full((3,), size), torch.full((1,), -size)]
-    assert float(clip(gradients, limit)) == pytest.approx(2 * size)
-    assert float(torch.cat(gradients).norm()) == pytest.approx(after, rel=1e-4)
 
 
 def test_the_forward_pass_sees_rounded_weights_from_the_right_step_on(
@@ -127,25 +126,35 @@ def test_the_forward_pass_sees_rounded_weights_from_the_right_step_on(
 
 def test_without_a_share_nothing_is_ever_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(loop, "set_fake_quant", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(stepping, "set_fake_quant", lambda *arguments: calls.append(arguments))
     train(make_config(tmp_path, qat_share=0.0))
     assert not calls
+
+
+def break_at(broken_step: int, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Multiply the loss that step ``broken_step`` (from 1) reports, and its gradients."""
+    step = 0
+
+    def broken(forward: Forward, batches: list[Batch]) -> Tensor:
+        nonlocal step
+        step += 1
+        loss = accumulate(forward, batches)
+        if step == broken_step:
+            model: torch.nn.Module = forward  # type: ignore[assignment]
+            torch._foreach_mul_([p.grad for p in model.parameters() if p.grad is not None], factor)
+            loss *= factor
+        return loss
+
+    monkeypatch.setattr(stepping, "accumulate", broken)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = 0
-
-    def broken(forward: loop.Forward, batches: list[loop.Batch]) -> Tensor:
-        nonlocal step
-        step += 1
-        return accumulate(forward, batches) * (math.nan if step == 7 else 1.0)
-
-    monkeypatch.setattr(loop, "accumulate", broken)
+    break_at(7, monkeypatch, math.nan)
     # Step 4, or 1 when its file was still being written then.
     with pytest.raises(
-        NotFinite, match=r"step 7: loss nan.*checkpoints/\w+ has step [14]\..*Try: .*matrix_lr"
+        Diverged, match=r"step 7: loss nan.*checkpoints/\w+ has step [14]\..*Try: .*matrix_lr"
     ) as caught:
         train(make_config(tmp_path, checkpoint_seconds=1e-9))
     assert caught.value.step == 7
@@ -153,14 +162,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 
 
 def test_an_infinite_gradient_stops_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(forward: loop.Forward, batches: list[loop.Batch]) -> Tensor:
+    def broken(forward: Forward, batches: list[Batch]) -> Tensor:
         loss = accumulate(forward, batches)
         model: torch.nn.Module = forward  # type: ignore[assignment]
         next(model.parameters()).grad.fill_(math.inf)  # type: ignore[union-attr]
         return loss
 
-    monkeypatch.setattr(loop, "accumulate", broken)
-    with pytest.raises(NotFinite, match=r"step 1: loss 4.*gradient norm inf.*no checkpoint"):
+    monkeypatch.setattr(stepping, "accumulate", broken)
+    with pytest.raises(Diverged, match=r"step 1: loss 4.*gradient norm inf.*no checkpoint"):
         train(make_config(tmp_path))
 
 
@@ -169,7 +178,7 @@ def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
     with join(config.hardware) as ranks:
         run = set_up(config, make_plan(config.train, config.hardware, 1), ranks)
         before = run.state.copy()
-        assert {name.split("/")[0] for name in before} == {"model", "optimizer", "averages", "rng"}
+        assert {name.split("/")[0] for name in before} == {"model", "optimizer", "averages", "rng", "run"}
         torch.rand(3)
         run.state.load(before)
         warm_up(run)
@@ -177,9 +186,10 @@ def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
         assert before.keys() == after.keys()
         assert all(torch.equal(after[name], value) for name, value in before.items())
         assert all(param.grad is None for param in run.state.optimizer.params)
-        run.curve.flush(0, 1.0)
+        run.curve.flush(0, 0, 1.0)
         assert not run.curve.rows
-        assert not run.quantized
+        assert run.phase is None
+        assert not any(module.fake_quant for module in run.state.model.modules() if isinstance(module, Linear))
 
 
 def test_the_clock_ends_a_run_in_time_and_the_schedule_with_it(tmp_path: Path) -> None:
@@ -203,14 +213,14 @@ def test_a_bad_run_is_refused_before_anything_is_computed(tmp_path: Path, monkey
 
 
 def test_a_row_is_the_mean_since_the_last_one() -> None:
-    curve = Curve(ALONE, batch_tokens=10)
-    for loss in (4.0, 2.0):
-        curve.add(torch.tensor(loss), torch.tensor(1.0))
-    curve.flush(2, 0.5)
-    curve.flush(2, 0.5)
-    assert curve.rows == [[2, 20, 3.0, 0.5, 1.0]]
+    curve = Curve(ALONE)
+    for loss, norm in ((4.0, torch.tensor(1.0)), (2.0, None)):
+        curve.add(torch.tensor(loss), norm, torch.zeros(1), 0)
+    curve.flush(2, 20, 0.5)
+    curve.flush(2, 20, 0.5)
+    assert curve.rows == [[2, 20, 3.0, 0.5, 1.0]], "the mean of the norms that were computed"
     assert curve.last_loss == 3.0
-    assert math.isnan(Curve(ALONE, 10).last_loss)
+    assert math.isnan(Curve(ALONE).last_loss)
 
 
 def test_train_leaves_the_process_group_alone_without_torchrun(tmp_path: Path) -> None:

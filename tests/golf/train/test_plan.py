@@ -24,8 +24,8 @@ CPU = Hardware(device="cpu")
 @pytest.mark.parametrize(("processes", "micro_windows", "accumulation"), [(1, 4, 4), (2, 4, 2), (4, 4, 1), (8, 2, 1)])
 def test_a_step_is_the_same_batch_on_any_number_of_ranks(processes: int, micro_windows: int, accumulation: int) -> None:
     plan = make_plan(STEPS, CPU, processes)
-    assert (plan.micro_windows, plan.accumulation) == (micro_windows, accumulation)
-    assert plan.micro_windows * plan.accumulation * processes * 512 == 8192
+    assert plan.divisions == {8192: (micro_windows * accumulation, micro_windows)}
+    assert micro_windows * accumulation * processes * plan.row_tokens == 8192
     assert (plan.clock, plan.budget_seconds) == ("steps", None)
 
 
@@ -52,11 +52,24 @@ def test_more_ranks_than_the_clock_counts_on_are_refused() -> None:
 
 
 def test_batches_that_do_not_divide_are_refused_with_one_that_does() -> None:
-    with pytest.raises(ConfigError, match=r"16 windows of 512 do not divide among 3.*batch_tokens=9216"):
+    with pytest.raises(ConfigError, match=r"8192 = 16 windows of 512 do not divide among 3.*batch_tokens=9216"):
         make_plan(STEPS, CPU, 3)
     odd = dataclasses.replace(STEPS, batch_tokens=12288, micro_batch_tokens=4096)
     with pytest.raises(ConfigError, match=r"micro_batch_tokens: found 4096, needed a divisor of the 6144.*=3072"):
         make_plan(odd, CPU, 2)
+
+
+def test_more_ranks_than_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"16 windows of 512 are fewer than 32 processes.*=16384"):
+        make_plan(STEPS, CPU, 32)
+    packed = dataclasses.replace(STEPS, pack="documents")
+    assert make_plan(packed, CPU, 4).divisions == {8192: (1, 1)}
+    with pytest.raises(ConfigError, match=r"4 packed rows \(train.micro_batch_tokens\) of 2048 are fewer than 8"):
+        make_plan(packed, CPU, 8)
+    growing = dataclasses.replace(STEPS, batch_growth=((0.5, 1024),))
+    assert make_plan(growing, CPU, 2).divisions == {1024: (1, 1), 8192: (8, 4)}
+    with pytest.raises(ConfigError, match=r"batch_growth: 1024 = 2 windows .* are fewer than 4.*hardware.processes=2"):
+        make_plan(growing, CPU, 4)
 
 
 def test_ranks_are_as_many_as_the_machine_and_the_batch_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +77,13 @@ def test_ranks_are_as_many_as_the_machine_and_the_batch_allow(monkeypatch: pytes
     assert choose_processes(STEPS, Hardware(device="cpu", processes=4))[0] == 4
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
-    assert choose_processes(STEPS, Hardware()) == (4, "4 of 6 GPUs")
-    assert choose_processes(dataclasses.replace(CLOCKED, gpus=2), Hardware())[0] == 2
+    assert choose_processes(STEPS, Hardware(device="cuda")) == (4, "4 of 6 GPUs")
+    assert choose_processes(dataclasses.replace(CLOCKED, gpus=2), Hardware(device="cuda"))[0] == 2
+    assert choose_processes(dataclasses.replace(STEPS, pack="documents"), Hardware(device="cuda"))[0] == 4
+    assert choose_processes(dataclasses.replace(STEPS, batch_growth=((0.5, 1024),)), Hardware(device="cuda"))[0] == 2
     assert choose_processes(STEPS, CPU)[0] == 1
     with pytest.raises(ConfigError, match=r"processes: found 8, needed at most the 6 GPUs"):
-        choose_processes(STEPS, Hardware(processes=8))
+        choose_processes(STEPS, Hardware(device="cuda", processes=8))
 
 
 def test_compilation_is_chosen_with_a_reason() -> None:
@@ -93,8 +108,34 @@ def test_too_few_tokens_for_a_step_are_refused(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     (tmp_path / "shards" / "train_000001.bin").unlink()
     write_shard(tmp_path / "shards" / "train_000000.bin", np.ones(200, np.uint16))
-    with pytest.raises(DataError, match=r"200 tokens of the split 'train', a step needs 257"):
+    with pytest.raises(DataError, match=r"200 tokens of the split 'train', a step needs 257.*batch_tokens=192"):
+        check(config)
+    with pytest.raises(DataError, match=r"200 tokens"):
         train(config)
+
+
+def test_sections_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.pack: found documents with model.document_mask = false.*Try"):
+        check(make_config(tmp_path, pack="documents"))
+    check(make_config(tmp_path, pack="documents", model={"document_mask": True}))
+    with pytest.raises(ConfigError, match=r"train.loop_shares: found 1 for the 0 extra passes"):
+        check(make_config(tmp_path, loop_shares=(0.5,)))
+
+
+def test_a_gpu_without_bf16_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capability = (7, 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    config = dataclasses.replace(make_config(tmp_path), hardware=Hardware(device="cuda"))
+    with pytest.raises(
+        ConfigError, match=r"found Tesla T4 of compute capability 7.5, .*no bf16, needed 8.0.*device=cpu"
+    ):
+        check(config)
+    capability = (8, 0)
+    check(config)
+    capability = (7, 5)
+    check(dataclasses.replace(config, hardware=CPU))
 
 
 def test_a_disk_too_small_for_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,13 +39,15 @@ def write_shards(folder: Path, tokens: int = 6000, seed: int = 0) -> Path:
     return folder
 
 
-def make_config(top: Path, *, optim: dict[str, Any] | None = None, **train: Any) -> TrainConfig:
+def make_config(
+    top: Path, *, optim: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **train: Any
+) -> TrainConfig:
     """A run under ``top``, which gets shards when it has none; keywords are of the section train."""
     shards = top / "shards"
     if not shards.exists():
         write_shards(shards)
     return TrainConfig(
-        model=MODEL,
+        model=dataclasses.replace(MODEL, **(model or {})),
         optim=dataclasses.replace(OPTIM, **(optim or {})),
         train=dataclasses.replace(TRAIN, **train),
         hardware=Hardware(device="cpu", threads=1),
@@ -55,6 +57,17 @@ def make_config(top: Path, *, optim: dict[str, Any] | None = None, **train: Any)
         out=top / "out",
         checkpoints=top / "checkpoints",
     )
+
+
+# Everything that can change along a run, in one: lengths, batch, loop, quantisation.
+GROWING: dict[str, Any] = {
+    "model": {"num_layers": 3, "loop_first": 1, "loop_last": 1, "loop_passes": 3},
+    "steps": 20, "batch_tokens": 256, "micro_batch_tokens": 64, "seq_len": 64, "log_every": 4,
+    "seq_growth": ((0.2, 16), (0.6, 32)), "seq_ramp_steps": 3, "batch_growth": ((0.3, 128),),
+    "loop_shares": (0.4, 0.7), "qat_share": 0.25,
+}  # fmt: skip
+# The same over rows of documents.
+PACKED: dict[str, Any] = {**GROWING, "model": {**GROWING["model"], "document_mask": True}, "pack": "documents"}
 
 
 def files(folder: Path) -> dict[str, bytes]:

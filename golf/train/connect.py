@@ -1,0 +1,97 @@
+"""The ranks' first meeting: NCCL's settings, and a time limit on the first exchange.
+
+A wrong interface or a blocked port makes NCCL wait without end and without a word, inside a call that nothing can
+interrupt. So a thread watches, and ends the process with a line that says what was tried.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from golf.params.hardware import Hardware
+from golf.runtime.device import uses_gpu
+from golf.runtime.errors import Exit, FairwayError
+from golf.runtime.files import write_json
+from golf.train.distributed import Ranks, join, world_size
+
+
+@contextmanager
+def connect(hardware: Hardware, failure: Path | None = None) -> Iterator[Ranks]:
+    """The process group of :func:`golf.train.distributed.join`, once every rank has summed a number with the others.
+
+    Args:
+        hardware: ``nccl`` is set in this process's environment, where NCCL looks for it.
+        failure: file that gets word of a hang, see :func:`golf.train.launch.launch`.
+
+    Raises:
+        ConfigError, FairwayError: see there; and the first sum was wrong. A hang ends the process, and the word that
+            it leaves in ``failure`` has exit code 75.
+    """
+    os.environ.update(hardware.nccl or {})
+    with ExitStack() as group:
+        with _limited(hardware, failure):
+            ranks = group.enter_context(join(hardware))
+            first_exchange(ranks)
+        yield ranks
+
+
+def first_exchange(ranks: Ranks) -> None:
+    """Sum one number over all ranks, on their devices.
+
+    Raises:
+        FairwayError: another sum came back; exit code 75.
+    """
+    if ranks.count == 1:
+        return
+    import torch.distributed as dist
+
+    total = torch.ones((), device=ranks.device)
+    dist.all_reduce(total)
+    if float(total) != ranks.count:
+        raise FairwayError(
+            f"rank {ranks.index}: the first sum over ranks is {float(total):g}, needed {ranks.count}", code=Exit.RETRY
+        )
+
+
+@contextmanager
+def _limited(hardware: Hardware, failure: Path | None) -> Iterator[None]:
+    """End this process when the block takes longer than ``hardware.nccl_timeout``; one rank waits for nobody."""
+    if world_size() == 1:
+        yield
+        return
+    over = "NCCL" if uses_gpu(hardware) else "gloo"
+    settings = ", ".join(f"{name}={value}" for name, value in (hardware.nccl or {}).items()) or "none"
+    message = (
+        f"the machine failed: no first exchange between {world_size()} ranks over {over} within hardware.nccl_timeout "
+        f"= {hardware.nccl_timeout:g} s, with hardware.nccl: {settings}. Try: the same with NCCL_DEBUG: INFO, which "
+        "names the interface; NCCL_SOCKET_IFNAME, NCCL_IB_DISABLE and NCCL_P2P_DISABLE choose another"
+    )
+
+    def end() -> None:
+        if failure is not None:
+            note_failure(failure, Exit.RETRY, message)
+        print(f"train: {message}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)  # nothing gentler ends a call that never returns
+
+    timer = threading.Timer(hardware.nccl_timeout, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def note_failure(failure: Path, code: int, message: str) -> None:
+    """Write what ended this rank, unless another rank was first: that one is the cause."""
+    if not failure.exists():
+        with suppress(OSError):  # the parent has gone, and the folder with it
+            write_json(failure, {"code": int(code), "message": " ".join(message.split())})
