@@ -10,17 +10,24 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e
 
-.PHONY: help run table test lint format serve profile clean
+# Columns of `make experiments` that say less than they cost in width: all but these.
+UNLISTED := ^(?!(Experiment|State|bpb_mean|artifact_bytes_max|seeds|[a-z]+\.[a-z0-9_]+$$))|^(post|pre)_bpb\.
+
+.PHONY: help run table experiments test lint format serve profile clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run  ## install what is missing, bring the graph up to date, print the result table
+	@python -m pipeline.preflight
 	python -m pipeline.supervise graph -- python -m dvc --wait-for-lock repro
 	python -m pipeline.table
 
-table:  ## print the result table again
+table: $(VENV)/.run  ## print the result table again
 	@python -m pipeline.table
+
+experiments: $(VENV)/.run  ## every experiment: its score, its bytes and the knobs that differ
+	@dvc exp show --only-changed --drop '$(UNLISTED)'
 
 test: $(VENV)/.dev  ## the tests, the slow ones too, on every core
 	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu' -n auto --dist loadfile

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from golf.data.shards import read_split
 from golf.params.base import load_seeds
-from golf.runtime.files import read_json, write_json
-from golf.runtime.report import report_path
+from golf.runtime.errors import DataError, run_main
+from golf.runtime.files import write_json
+from golf.runtime.report import read_report, report_path
 
 RESULT = Path("benchmarks/results/text_compressors.json")
 
@@ -44,14 +45,20 @@ def bits_per_byte(text: bytes) -> dict[str, float]:
 
 def main() -> None:
     """Print the table and write the result."""
+    scores = {seed: read_report(report_path("evaluate", seed), f"evaluate@{seed}") for seed in load_seeds()}
     text = validation_text(Path("data/shards"), Path("data/tokenizer/tokenizer.model"))
-    rows = bits_per_byte(text)
-    for seed in load_seeds():
-        rows[f"fairway, seed {seed}"] = read_json(report_path("evaluate", seed))["bpb"]
+    for seed, score in scores.items():
+        if score["bytes"] != len(text):
+            raise DataError(
+                f"{report_path('evaluate', seed)}: found a score of {score['bytes']:,} bytes, needed the {len(text):,} "
+                "of the validation text in data/shards",
+                hint="dvc repro",
+            )
+    rows = bits_per_byte(text) | {f"fairway, seed {seed}": score["bpb"] for seed, score in scores.items()}
     for name, value in sorted(rows.items(), key=lambda row: row[1]):
         print(f"{name:24} {value:.4f}")
     write_json(RESULT, {"text_bytes": len(text), "bpb": {name: round(value, 5) for name, value in rows.items()}})
 
 
 if __name__ == "__main__":
-    main()
+    run_main("text_compressors", main)

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.params.base import load
+from golf.params.base import load, load_seeds
 from golf.params.data import Data
 from golf.params.tokenizer import Tokenizer
-from golf.runtime.errors import ConfigError, Exit, FairwayError
+from golf.runtime.errors import ConfigError, Exit, FairwayError, MissingInput
 from pipeline import table
+from pipeline.preflight import preflight
 from pipeline.supervise import run
 
 LOCK = "graph"
@@ -43,6 +44,7 @@ STATES = {  # the exit codes of golf.runtime.errors as names of a failed run's s
     Exit.CONFIG: "Misconfigured",
 }
 _STAGE_FAILED = re.compile(r"^ERROR: .*failed to reproduce '(?P<stage>[^']+)': .*exited with (?P<code>-?\d+)")
+_NO_INPUT = re.compile(r"^ERROR: failed to reproduce '(?P<stage>[^']+)': \[Errno 2\] [^:]*: '(?P<path>[^']+)'")
 
 
 class StageFailed(FairwayError):
@@ -81,9 +83,13 @@ def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
     """What went wrong and the exit code of the stage, from DVC's output and exit code.
 
     DVC says ``failed to reproduce 'gate@42': failed to run: …, exited with 65`` and exits with 255 itself. Of a stage
-    that signal n ended it says -n, or 128 + n: it depends on whether the user's shell stayed between the two.
+    that signal n ended it says -n, or 128 + n: it depends on whether the user's shell stayed between the two. An input
+    that is not there it finds before it starts the stage, and tells by the errno alone.
     """
     for line in reversed(lines):
+        if found := _NO_INPUT.search(line):
+            message = f"{found['stage']}: {found['path']}: no such file or folder, needed as a parameter names it"
+            return str(MissingInput(message, hint="dvc params diff")), Exit.NO_INPUT
         if found := _STAGE_FAILED.search(line):
             stage, code = found["stage"], int(found["code"])
             code = code if code >= 0 else 128 - code
@@ -107,7 +113,7 @@ def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
         ConfigError: an override is not ``section.key=value``.
     """
     for override in overrides:
-        if not re.fullmatch(r"[+~]{0,2}[a-z_]+(\.[a-z_]+)*=.+", override):
+        if not re.fullmatch(r"[+~]{0,2}\w+(\.\w+)*=.+", override):
             raise ConfigError(f"override {override!r}: needed section.key=value", hint="quant.bits=5")
     names: list[str] = []
 
@@ -180,14 +186,14 @@ def build() -> dict[str, Any]:
     @flow(name="nightly")
     def nightly() -> Any:
         """Bring the workspace's graph up to date, group by group."""
-        for group in GROUPS:
-            try:
+        try:
+            preflight()
+            for group in GROUPS:
                 repro.with_options(name=" ".join(group))(list(group))
-            except FairwayError as error:
-                return outcome(error)
-        from golf.params.base import load_seeds
-
-        text = f"{table.markdown(table.rows(load_seeds()))}\n\n{table.verdict()}"
+        except FairwayError as error:
+            return outcome(error)
+        seeds = load_seeds()
+        text = f"{table.markdown(table.rows(seeds))}\n\n{table.verdict(seeds)}"
         create_markdown_artifact(text, key="result", description="The result table")
         return None
 

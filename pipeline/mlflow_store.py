@@ -53,7 +53,10 @@ def absolute_uri(uri: str, root: Path) -> str:
                 f"tracking.uri: found {uri!r}, needed a file", hint="dvc exp run -S tracking.uri=sqlite:///mlflow.db"
             )
         return SQLITE + str(root / path)
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme.partition("+")[0]  # mysql+pymysql: the database, then its driver
+    except ValueError:  # half an address in brackets
+        scheme = ""
     if scheme not in ("http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise ConfigError(
             f"tracking.uri: found {uri!r}, needed sqlite:///FILE, http(s)://HOST:PORT or a database URI",
@@ -90,6 +93,12 @@ def open_store(uri: str) -> Iterator[Any]:
         _reach(uri)
         try:
             yield MlflowClient(uri)
+        except ModuleNotFoundError as error:
+            raise FairwayError(
+                f"MLflow at {_without_password(uri)}: {error}: the database's driver is not installed. {LATER}",
+                hint=f"pip install {error.name} && dvc repro track",
+                code=Exit.CONFIG,
+            ) from None
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise unreachable(uri, error) from None
         return

@@ -34,10 +34,13 @@ STOP_SECONDS = 20.0
 
 
 def environment(port: int) -> dict[str, str]:
-    """What Prefect's processes must know: their own server and folder, and to call nobody."""
+    """What Prefect's processes must know: their own server and folder, to reach it directly, and to call nobody."""
+    inherited = dict(os.environ)
+    direct = {name: ",".join(filter(None, [inherited.get(name), HOST])) for name in ("NO_PROXY", "no_proxy")}
     return with_this_python(
         {
-            **os.environ,
+            **inherited,
+            **direct,
             "PREFECT_HOME": str(Path.cwd() / ".prefect"),
             "PREFECT_API_URL": f"http://{HOST}:{port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -121,9 +124,12 @@ def _prefect(env: dict[str, str], *arguments: str) -> None:
 
 def _ready(name: str, process: subprocess.Popen[str], url: str) -> None:
     """Return once ``url`` answers."""
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # a user's proxy knows nothing of this machine
     end = time.monotonic() + READY_SECONDS
     while True:
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5):
+        with contextlib.suppress(OSError, urllib.error.URLError), direct.open(url, timeout=5):
             return
         if process.poll() is not None or time.monotonic() > end:
             state = f"ended with code {process.poll()}" if process.poll() is not None else "is not ready"

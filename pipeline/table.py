@@ -7,13 +7,14 @@ shipped program; the artifact's bytes and what is left under the cap; the audit'
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from golf.params.base import load_seeds
 from golf.runtime.errors import MissingInput, run_main
-from golf.runtime.files import read_json
+from golf.runtime.report import read_report
 
 REPORTS = Path("reports")
 COLUMNS = ("seed", "pre-quant bpb", "post-quant bpb", "final bpb", "artifact bytes", "slack", "audit")
@@ -25,7 +26,8 @@ def rows(seeds: list[int], reports: Path = REPORTS) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for seed in seeds:
         quantize, evaluate, gate, audit = (
-            _read(reports / stage / f"{seed}.json") for stage in ("quantize", "evaluate", "gate", "audit")
+            _read(reports / stage / f"{seed}.json", f"{stage}@{seed}")
+            for stage in ("quantize", "evaluate", "gate", "audit")
         )
         found.append(
             (
@@ -41,9 +43,11 @@ def rows(seeds: list[int], reports: Path = REPORTS) -> list[tuple[str, ...]]:
     return found
 
 
-def verdict(reports: Path = REPORTS) -> str:
-    """The aggregate's sentence, or what to do to get one."""
-    return str(_read(reports / "aggregate.json").get("verdict") or "no verdict yet. Try: dvc repro")
+def verdict(seeds: list[int], reports: Path = REPORTS) -> str:
+    """The aggregate's sentence on just these seeds, or what to do to get one."""
+    aggregate = _read(reports / "aggregate.json", "aggregate")
+    found = aggregate.get("verdict") if aggregate.get("seeds") == seeds else None
+    return str(found or "no verdict on these seeds yet. Try: dvc repro")
 
 
 def markdown(table: list[tuple[str, ...]]) -> str:
@@ -79,12 +83,17 @@ def show(table: list[tuple[str, ...]]) -> None:
     print(plain(table))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _read(path: Path, target: str) -> dict[str, Any]:
+    return read_report(path, target) if path.is_file() else {}
 
 
 def _number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, (int, float)) and not isinstance(value, bool) else MISSING
+
+
+def end_with_the_reader() -> None:
+    """Let a pipe that nobody reads any more (``| head``) end this process without a word, as it ends any command."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def main() -> None:
@@ -92,14 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", action="store_true", help="for a README")
     arguments = parser.parse_args()
+    end_with_the_reader()
     if not REPORTS.is_dir():
         raise MissingInput(f"{REPORTS}/: no such folder", hint="make run")
-    table = rows(load_seeds())
+    seeds = load_seeds()
+    table = rows(seeds)
     if arguments.markdown:
         print(markdown(table))
     else:
         show(table)
-    print(f"\n{verdict()}")
+    print(f"\n{verdict(seeds)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ interrupted run left half-logged is replaced.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -33,6 +34,9 @@ TEXT = 5000  # characters of a parameter or tag, below MLflow's limits
 
 def main() -> None:
     """Log the current state; see the module's docstring."""
+    argparse.ArgumentParser(
+        prog="python -m pipeline.track", description="Log the graph's state to MLflow."
+    ).parse_args()
     tracking = load(Tracking)
     root = Path.cwd()
     state = read_state(root, load_seeds())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import golf.params
-from golf.params.base import PARAMS_FILE, Section, load_seeds, to_dict
+from golf.params.base import PARAMS_FILE, Section, load_seeds, read_document, to_dict
 from golf.params.base import load as load_section
 from golf.runtime.errors import ConfigError, run_main
 from golf.runtime.files import whole_file
@@ -47,15 +47,16 @@ def profiles() -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: a profile is no mapping, or names a section or key that does not exist.
     """
-    import yaml
-
     known = defaults()
     found: dict[str, dict[str, Any]] = {DEFAULT: {}}
     for path in sorted(PROFILES.glob("*.yaml")):
-        overlay = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        overlay = read_document(path)
         for section, values in overlay.items():
             if section not in known:
                 raise ConfigError(f"{path}: unknown section {section!r}; known: {', '.join(known)}")
+            if type(values) is not type(known[section]):
+                needed = "a list" if section == "seeds" else "a mapping of its keys"
+                raise ConfigError(f"{path}: {section}: found {values!r}, needed {needed}")
             for key in values if isinstance(values, dict) else ():
                 if key not in known[section]:
                     raise ConfigError(f"{path}: unknown key {section}.{key}; known: {', '.join(known[section])}")
@@ -82,12 +83,10 @@ def settings(name: str) -> dict[tuple[str, ...], Any]:
 
 def use(name: str, path: Path = PARAMS_FILE) -> list[str]:
     """Write the profile into ``path`` and return one line a change, in the file's order."""
-    import yaml
-
-    wanted = settings(name)
+    wanted, document = settings(name), read_document(path)
     text = path.read_text(encoding="utf-8")
     changes = []
-    for place, found in _flat(yaml.safe_load(text)).items():
+    for place, found in _flat(document).items():
         if place in wanted and found != wanted[place]:
             changes.append(f"{'.'.join(place)}: {found} -> {wanted[place]}")
             text = replace(text, place, wanted[place])
@@ -101,11 +100,20 @@ def replace(text: str, place: tuple[str, ...], value: Any) -> str:
     """``text`` of a block-style YAML file with one value replaced; comments and all other lines stay.
 
     (A YAML library that keeps comments still moves them, and drops the blank line after a list.)
+
+    Raises:
+        ConfigError: the key has no line of its own: its section is written in one line.
     """
     lines = text.splitlines()
-    start = 0 if len(place) == 1 else next(i for i, line in enumerate(lines) if line.startswith(f"{place[0]}:")) + 1
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"{place[0]}:")), len(lines))
+    end = next((i for i in range(start + 1, len(lines)) if re.match(r"\w", lines[i])), len(lines))
     key = re.compile(rf"(\s*{place[-1]}:)([^#]*?)(\s*#.*)?")
-    number = next(i for i in range(start, len(lines)) if key.fullmatch(lines[i]))
+    number = next((i for i in range(start, end) if key.fullmatch(lines[i])), None)
+    if number is None:
+        raise ConfigError(
+            f"{PARAMS_FILE}: {'.'.join(place)}: found no line of its own, needed a line a key, as Git has the file",
+            hint=f"git checkout {PARAMS_FILE}",
+        )
     head, _, comment = key.fullmatch(lines[number]).groups()  # type: ignore[union-attr]
     end = number + 1
     while end < len(lines) and re.match(r"\s*- ", lines[end]):

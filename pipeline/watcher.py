@@ -101,6 +101,10 @@ class Watcher:
     def _tell(self, left: dict[int, int]) -> None:
         """Signal the command's group and the orphans, each once; past the deadline kill what is left."""
         late = time.monotonic() > self.deadline
+        if not left and (late or self.child not in self.told):  # no /proc: the command's group is all that is known
+            self.told.add(self.child)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.child, signal.SIGKILL if late else self.signal or signal.SIGTERM)
         for pid, parent in left.items():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if late:

@@ -8,6 +8,8 @@ Reads ``reports/{train,gate,evaluate,audit}/SEED.json`` of exactly the seeds in 
 
 from __future__ import annotations
 
+import argparse
+
 from golf.params.base import load, load_seeds
 from golf.params.budget import Budget
 from golf.params.stats import Stats
@@ -20,6 +22,9 @@ from golf.stats.verdict import compare
 
 def main() -> None:
     """Test the seeds against the baseline."""
+    argparse.ArgumentParser(
+        prog="python -m stages.aggregate", description="Test seeds against a baseline."
+    ).parse_args()
     seeds, stats, budget = load_seeds(), load(Stats), load(Budget)
     baseline = load_baseline(stats.baseline)
     results = read_results(seeds, budget.artifact_bytes)

@@ -26,6 +26,7 @@ def main() -> None:
     program, modules = build()
     write_bytes(PROGRAM, program)
     write_report("bundle", {"code_bytes": len(program), "modules": len(modules)})
+    print(f"bundle: {PROGRAM}, {len(program):,} bytes from {len(modules)} modules")
 
 
 if __name__ == "__main__":

@@ -34,11 +34,9 @@ def main() -> None:
     report_path("gate", seed).unlink(missing_ok=True)  # an older verdict must not outlive a failure
     blob = artifact.read_bytes()
     code_bytes = PROGRAM.stat().st_size
-    write_report(
-        "gate",
-        check_budget(code_bytes, len(blob), config.artifact_bytes, seed, read_metadata(blob)),
-        seed=seed,
-    )
+    sizes = check_budget(code_bytes, len(blob), config.artifact_bytes, seed, read_metadata(blob))
+    write_report("gate", sizes, seed=seed)
+    print(f"gate: {sizes['total_bytes']:,} bytes of {config.artifact_bytes:,}: {sizes['slack_bytes']:,} to spare")
 
 
 if __name__ == "__main__":

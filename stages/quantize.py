@@ -69,6 +69,7 @@ def main() -> None:
     }
     write_report("quantize", numbers, seed=seed)
     write_timing("quantize", watch, seed=seed, device=describe(device))
+    print(f"quantize: {config.bits} bits, {pre_bpb:.4f} -> {post_bpb:.4f} bpb on held-out training text")
 
 
 def say(line: str) -> None:

@@ -60,6 +60,8 @@ def main() -> None:
         choice.write_table(folder / "candidates.csv")
     write_report("select", {**choice.report(), "tokens": heldout.tokens}, seed=seed)
     write_timing("select", watch, seed=seed, device=describe(device))
+    best = min(score.post_bpb for score in choice.scores)
+    print(f"select: {choice.name}, {best:.4f} bpb after quantisation, the best of {len(choice.scores)}")
 
 
 def say(line: str) -> None:

@@ -9,6 +9,7 @@ The folder's own program must give the scores that the evaluation gave, or there
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from golf.params.audit import Audit
@@ -37,6 +38,7 @@ FOLDER = Path("build/submission")
 
 def main() -> None:
     """Write the folder and check it."""
+    argparse.ArgumentParser(prog="python -m stages.submission", description="Write the records folder.").parse_args()
     seeds, budget = load_seeds(), load(Budget)
     record = Record(
         results=read_results(seeds, budget.artifact_bytes),

@@ -6,6 +6,8 @@ stages.tokenize`` takes a few seconds for the default corpus.
 
 from __future__ import annotations
 
+import argparse
+
 from golf.data.tokenize import tokenize
 from golf.params.base import load
 from golf.params.tokenizer import Tokenizer
@@ -15,6 +17,7 @@ from golf.runtime.report import Stopwatch, write_report, write_timing
 
 def main() -> None:
     """Tokenize the verified data."""
+    argparse.ArgumentParser(prog="python -m stages.tokenize", description="Tokenize the verified data.").parse_args()
     watch = Stopwatch()
     config = load(Tokenizer)
     with watch.part("tokenize"):

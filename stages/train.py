@@ -1,9 +1,9 @@
 """Train one seed; keep the last weights and the averages.
 
 Reads ``data/shards``. Writes ``runs/train/SEED`` (raw.safetensors, an ema-DECAY.safetensors each, swa.safetensors,
-model.json), ``reports/train/SEED.json`` and ``reports/curves/SEED.csv``. With several GPUs, or
-``hardware.processes``, it starts itself again under torchrun, a rank a GPU. A run that was interrupted goes on from
-its last checkpoint in ``.checkpoints``.
+model.json), ``reports/train/SEED.json``, ``reports/curves/SEED.csv`` and ``reports/timing/train/SEED.csv``. With
+several GPUs, or ``hardware.processes``, it starts itself again under torchrun, a rank a GPU. A run that was
+interrupted goes on from its last checkpoint in ``.checkpoints``.
 
     python -m stages.train --seed 42
 """
@@ -24,12 +24,13 @@ from golf.params.optim import Optim
 from golf.params.train import Train
 from golf.runtime.errors import DataError, run_main
 from golf.runtime.files import write_bytes
-from golf.runtime.report import REPORTS, Stopwatch, write_report, write_timing
+from golf.runtime.report import REPORTS, Stopwatch, timing_path, write_report, write_timing
 from golf.train.checkpoint import forget
 from golf.train.distributed import started_by_torchrun
 from golf.train.launch import launch, reported
 from golf.train.log import write_curve
 from golf.train.loop import TrainResult, train
+from golf.train.meter import write_speed
 from golf.train.plan import TrainConfig, check, choose_processes, make_plan
 
 SHARDS = Path("data/shards")
@@ -60,26 +61,27 @@ def main() -> None:
     )
     if not started_by_torchrun():
         processes, reason = choose_processes(config.train, config.hardware)
-        make_plan(config.train, config.hardware, processes)
+        make_plan(config.train, config.hardware, processes, config.model.loop_passes)
         check(config)
         if processes > 1:
             print(f"train: {processes} processes: {reason}", file=sys.stderr, flush=True)
             launch("stages.train", ["--seed", str(arguments.seed)], processes, config.hardware.threads)
             return
-    code = reported(lambda: run(config, totals), arguments.failure)
+    code = reported(lambda: run(config, totals, arguments.failure), arguments.failure)
     if code:
         sys.exit(code)
 
 
-def run(config: TrainConfig, totals: tuple[int, int]) -> None:
+def run(config: TrainConfig, totals: tuple[int, int], failure: Path | None) -> None:
     """Train; the first rank reports, and forgets the checkpoints once the result is safe."""
     watch = Stopwatch()
-    result = train(config, watch)
+    result = train(config, watch, failure)
     if not result.first:
         return
     write_bytes(REPORTS / "curves" / f"{config.seed}.csv", write_curve(result.curve))
     write_report("train", numbers(result, config, totals), seed=config.seed)
     write_timing("train", watch, seed=config.seed, **result.timing)
+    write_bytes(timing_path("train", config.seed).with_suffix(".csv"), write_speed(result.speed))
     forget(result.checkpoints)
 
 

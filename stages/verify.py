@@ -6,6 +6,7 @@ Each defect is one line on stderr: file, what, found, needed. On a CPU: ``python
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from golf.data.verify import verify
@@ -15,6 +16,7 @@ from golf.runtime.report import Stopwatch, write_report, write_timing
 
 def main() -> None:
     """Verify the raw data."""
+    argparse.ArgumentParser(prog="python -m stages.verify", description="Verify the raw data.").parse_args()
     watch = Stopwatch()
     with watch.part("scan"):
         verdict = verify()

@@ -41,11 +41,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     (tmp_path / "gate.py").write_text(STAGE)
+    (tmp_path / "corpus").touch()
     bits(5)
     stage = {
         "cmd": "python gate.py",
         "params": ["quant.bits"],
-        "deps": ["gate.py"],
+        "deps": ["gate.py", "corpus"],
         "metrics": [{"out.json": {"cache": False}}],
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"gate": stage}}))
@@ -83,6 +84,8 @@ def test_every_stage_is_in_one_group_in_the_graph_s_order() -> None:
          255, ("train@1: ended by signal 9", 137)),
         (["train: 10% 3s, 20s left", "ERROR: failed to reproduce 'train@1': failed to run: x, exited with 1"],
          255, ("train@1: exit code 1; see the log", 1)),
+        (["ERROR: failed to reproduce 'fetch': [Errno 2] No such file or directory: '/corpus'"],
+         255, ("fetch: /corpus: no such file or folder, needed as a parameter names it. Try: dvc params diff", 66)),
         (["ERROR: Unable to acquire lock"], 255, ("Unable to acquire lock", 255)),
         ([], 255, ("dvc: exit code 255", 255)),
         (["ERROR: the stage printed this, exited with 75", "x"], 1, ("the stage printed this, exited with 75", 1)),
@@ -102,6 +105,11 @@ def test_dvc_s_real_words_are_understood(user_shell: str, repository: Path, monk
     flows.reproduce(["gate"], said.append)
     assert json.loads(Path("out.json").read_text()) == {"bits": 5}
     assert any("Running stage" in line for line in said)
+    Path("corpus").unlink()
+    with pytest.raises(flows.StageFailed, match=r"gate: .*corpus: no such file or folder") as caught:
+        flows.reproduce(["gate"], said.append)
+    assert caught.value.state == "InputMissing"
+    Path("corpus").touch()
     for value, message, code in (
         (6, "gate: size gate: 16,012,334 bytes > 16,000,000", Exit.DATA),
         (7, "gate: ended by signal 9", 137),
@@ -130,6 +138,15 @@ def test_an_experiment_leaves_the_workspace_alone(repository: Path) -> None:
 def test_an_override_that_is_none_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"needed section\.key=value"):
         flows.experiment([override], print)
+
+
+@pytest.mark.parametrize("override", ["optim.beta1=0.85", "+hardware.nccl.NCCL_NET=Socket", "seeds=[42,7]"])
+def test_an_override_of_any_key_reaches_dvc(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(flows, "untracked_inputs", list)
+    monkeypatch.setattr(flows, "dvc", lambda arguments, log: asked.extend(arguments))
+    flows.experiment([override], print)
+    assert asked == ["exp", "run", "--temp", "--set-param", override]
 
 
 def test_the_user_s_own_text_goes_along(repository: Path) -> None:
@@ -185,6 +202,10 @@ def test_flows_in_prefect(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(flows, "GROUPS", (("gate",),))
     monkeypatch.setattr(flows, "FIRST_DELAY", 0.1)
     monkeypatch.setattr(flows.table, "rows", lambda seeds: [])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    baseline = yaml.safe_load((ROOT / "params.yaml").read_text())["stats"]["baseline"]
+    (repository / baseline).parent.mkdir(parents=True)
+    shutil.copy(ROOT / baseline, repository / baseline)
     bits(8)
     built = flows.build()
     assert isinstance(built["nightly"], prefect.Flow)
@@ -198,5 +219,9 @@ def test_flows_in_prefect(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (state.is_failed(), state.name) == (True, "Refused")
         assert state.message == "gate: size gate: 16,012,334 bytes > 16,000,000"
         assert len(Path("tries").read_text()) == 1
+        Path("params.yaml").write_text(replace((ROOT / "params.yaml").read_text(), ("data", "path"), "/nowhere"))
+        state = built["nightly"](return_state=True)
+        assert (state.is_failed(), state.name) == (True, "InputMissing")
+        assert state.message.startswith("data.path: /nowhere: no such file or folder. Try: ")
         state = built["on_demand"](overrides=["nonsense"], return_state=True)
         assert (state.is_failed(), state.name) == (True, "Misconfigured")

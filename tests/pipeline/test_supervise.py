@@ -29,12 +29,14 @@ time.sleep(float(sys.argv[3]))
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Another folder, and signals as a shell leaves them: children inherit what nohup made deaf."""
+    """Another folder, and signals as a terminal has them: children inherit what nohup, or a script's &, made deaf."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def alive(pid: int) -> bool:
@@ -132,6 +134,19 @@ def test_a_deaf_grandchild_is_killed_after_the_grace(tmp_path: Path) -> None:
     supervisor.terminate()
     assert supervisor.wait(20) == 128 + signal.SIGTERM
     assert not alive(grandchild)
+
+
+def test_without_proc_the_command_is_ended_all_the_same(tmp_path: Path) -> None:
+    """macOS has no /proc to find processes in; a Ctrl-C there must still end what it can reach."""
+    code = "import os, pathlib, sys; from pipeline import watcher; watcher.descendants = dict; " \
+        "sys.exit(watcher.Watcher(os.pipe()[0], 0, 2.0).run(sys.argv[1:]))"  # fmt: skip
+    pids = tmp_path / "pid"
+    child = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code, sys.executable, "-c", child])
+    wait_for(lambda: written(pids))
+    process.terminate()
+    assert process.wait(10) == 128 + signal.SIGTERM
+    assert not alive(int(pids.read_text()))
 
 
 def test_what_a_finished_command_left_running_is_ended(tmp_path: Path) -> None:

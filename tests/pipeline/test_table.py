@@ -1,6 +1,8 @@
 """The result table, whatever of the reports is there."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ def reports(tmp_path: Path) -> Path:
         "gate/42.json": {"total_bytes": 234567, "slack_bytes": 15765433},
         "audit/42.json": {"passed": True},
         "audit/314.json": {"passed": False},
-        "aggregate.json": {"verdict": "2.0 bpb over 1 seed."},
+        "aggregate.json": {"seeds": [42], "verdict": "2.0 bpb over 1 seed."},
     }.items():
         (tmp_path / "reports" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "reports" / path).write_text(json.dumps(content))
@@ -45,21 +47,44 @@ def test_plain_columns_line_up(reports: Path) -> None:
     assert len({len(line) for line in table.plain(table.rows([42, 314], reports)).splitlines()}) == 1
 
 
-def test_the_command_prints_table_and_verdict(reports: Path) -> None:
-    (reports.parent / "params.yaml").write_text("seeds: [42]\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.table"],
-        cwd=reports.parent, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)},
+def command(folder: Path, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    (folder / "params.yaml").write_text("seeds: [42]\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.table"], cwd=folder, env={"PYTHONPATH": str(ROOT)},
+        stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
+
+
+def test_the_command_prints_table_and_verdict(reports: Path) -> None:
+    done = command(reports.parent)
+    assert done.returncode == 0, done.stderr
     assert "1.9877" in done.stdout
     assert done.stdout.endswith("\n2.0 bpb over 1 seed.\n")
 
 
+def test_a_verdict_on_other_seeds_is_not_shown(reports: Path) -> None:
+    assert table.verdict([42], reports) == "2.0 bpb over 1 seed."
+    assert table.verdict([42, 314], reports) == "no verdict on these seeds yet. Try: dvc repro"
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word(reports: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = command(reports.parent, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_report_that_is_none_is_one_error(reports: Path, content: str) -> None:
+    (reports / "quantize/42.json").write_text(content)
+    done = command(reports.parent)
+    assert done.returncode == 65
+    assert done.stderr.startswith("table: reports/quantize/42.json: ")
+    assert done.stderr.endswith(". Try: dvc repro -f -s quantize@42\n")
+
+
 def test_without_reports_it_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("seeds: [42]\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.table"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = command(tmp_path)
     assert (done.returncode, done.stderr) == (66, "table: reports/: no such folder. Try: make run\n")
-    assert table.verdict(tmp_path) == "no verdict yet. Try: dvc repro"
+    assert table.verdict([42], tmp_path) == "no verdict on these seeds yet. Try: dvc repro"

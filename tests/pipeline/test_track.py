@@ -190,7 +190,9 @@ def test_the_store_is_one_for_the_repository_and_its_temporary_experiments(tmp_p
     assert absolute_uri("sqlite:///mlflow.db", tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     assert absolute_uri("sqlite:////var/x.db", tmp_path) == "sqlite:////var/x.db"
     assert absolute_uri("http://localhost:1", tmp_path) == "http://localhost:1"
-    for bad in ("sqlite:///", "sqlite:///:memory:", "mlruns", "file:///x", "ftp://x"):
+    for good in ("mysql+pymysql://u:p@h/db", "postgresql+psycopg2://u@h/db", "postgresql://h/db"):
+        assert absolute_uri(good, tmp_path) == good
+    for bad in ("sqlite:///", "sqlite:///:memory:", "mlruns", "file:///x", "ftp://x", "http://["):
         with pytest.raises(ConfigError, match=r"tracking\.uri"):
             absolute_uri(bad, tmp_path)
 
@@ -219,6 +221,14 @@ def test_mlflow_not_installed(root: Path) -> None:
     assert done.returncode == Exit.CONFIG
     assert "MLflow is not installed" in done.stderr
     assert "pip install mlflow" in done.stderr
+
+
+def test_a_database_without_its_driver(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    refused = pytest.raises(FairwayError, match=r"\*\*\*@127\.0\.0\.1:1/db: .*driver.* Try: pip install pymysql")
+    with refused as found, open_store("mysql+pymysql://u:secret@127.0.0.1:1/db") as client:
+        client.search_experiments()
+    assert found.value.code == Exit.CONFIG
 
 
 def test_a_file_that_is_no_database(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Profiles: an overlay into params.yaml, every line that it does not name left as it is."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from golf.params.base import from_dict
-from golf.runtime.errors import ConfigError
+from golf.runtime.errors import ConfigError, FairwayError
 from pipeline import use
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,11 +108,33 @@ def test_an_inline_list_as_dvc_may_write_it_is_replaced(here: Path) -> None:
     [
         ("model: {layers: 3}", "unknown key model.layers; known: num_layers"),
         ("nets: {a: 1}", "unknown section 'nets'; known: seeds"),
+        ("quant: 5", "quant: found 5, needed a mapping of its keys"),
+        ("seeds: 7", "seeds: found 7, needed a list"),
+        ("- a", "found list, needed a mapping of sections"),
+        ("a: [", "not valid YAML"),
     ],
 )
-def test_a_profile_with_an_unknown_key_is_refused(here: Path, text: str, message: str) -> None:
+def test_a_profile_that_is_none_is_refused(here: Path, text: str, message: str) -> None:
     Path("profiles/mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
+        use.use("smoke")
+
+
+def test_a_section_in_one_line_is_refused_and_no_other_section_s_key_taken_for_its_own(here: Path) -> None:
+    text = here.read_text()
+    start, end = text.index("\nselect:") + 1, text.index("\nquant:") + 1
+    here.write_text(
+        before := text[:start] + "select: " + json.dumps(yaml.safe_load(text)["select"]) + "\n" + text[end:]
+    )
+    with pytest.raises(ConfigError, match=r"select\.\w+: found no line of its own"):
+        use.use("smoke")
+    assert here.read_text() == before
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), (None, "no such file")])
+def test_a_params_yaml_that_is_none_is_one_error(here: Path, text: str | None, message: str) -> None:
+    here.unlink() if text is None else here.write_text(text)
+    with pytest.raises(FairwayError, match=f"params.yaml: {message}"):
         use.use("smoke")
 
 
@@ -132,4 +155,4 @@ def test_an_unknown_profile_is_one_error_that_lists_the_known(here: Path, name: 
     )  # fmt: skip
     assert done.returncode == 78
     assert done.stderr.count("\n") == 1
-    assert "known: default, ablation, record, smoke" in done.stderr
+    assert f"known: default, {', '.join(NAMES)}" in done.stderr

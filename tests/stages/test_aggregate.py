@@ -5,15 +5,9 @@ import pytest
 
 from golf.runtime.errors import DataError, MissingInput
 from stages.aggregate import main
+from tests.stages.world import ROOT, write, write_params
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = {42: 1.114, 314: 1.1145, 999: 1.115}
-SECTIONS = "stats: {{baseline: {baseline}, alpha: 0.01, margin_nats: 0.005}}\nbudget: {{artifact_bytes: 16000000}}\n"
-
-
-def write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def report(folder: Path, stage: str, seed: int, **numbers: object) -> None:
@@ -30,12 +24,12 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         report(tmp_path, "gate", seed, total_bytes=15_900_000 + seed, code_bytes=50_000, model_bytes=15_850_000 + seed)
         report(tmp_path, "audit", seed, passed=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stages.aggregate"])
     return tmp_path
 
 
 def params(folder: Path, seeds: list[int], baseline: str = "pr549") -> None:
-    path = REPOSITORY / f"golf/stats/baselines/{baseline}.json"
-    write(folder / "params.yaml", f"seeds: {seeds}\n" + SECTIONS.format(baseline=path))
+    write_params(folder, seeds=seeds, stats={"baseline": str(ROOT / f"golf/stats/baselines/{baseline}.json")})
 
 
 def result() -> dict:

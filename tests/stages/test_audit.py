@@ -1,59 +1,22 @@
-import json
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-import sentencepiece
 import torch
 
-from golf.bundle.build import build
 from golf.data.bytecount import ByteTable
 from golf.data.shards import write_shard
 from golf.scoring.audit import CHECKS
-from tests.stages.world import ROOT, SEED, VOCABULARY, make, stage
-
-TEXT = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "naïve café 5€"]
-
-
-def tokenizer(folder: Path) -> None:
-    """A tokenizer of the world's vocabulary, and its byte table."""
-    sentencepiece.set_min_log_level(2)
-    prefix = folder / "data/tokenizer/tokenizer"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT * 20), model_prefix=str(prefix), vocab_size=VOCABULARY, model_type="bpe",
-        byte_fallback=True, add_dummy_prefix=False, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    table = ByteTable.from_sentencepiece(f"{prefix}.model", VOCABULARY)
-    table.save(folder / "data/tokenizer/bytes.safetensors")
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make(tmp_path_factory.mktemp("audit"), audit={"tokens": 400, "positions": 4})
-    tokenizer(world)
-    (world / "build").mkdir()
-    (world / "build/train_gpt.py").write_bytes(build(ROOT)[0])
-    for name in ("compress", "gate"):
-        result = stage(name, world, f"--seed={SEED}")
-        assert result.returncode == 0, result.stderr
-    return world
-
-
-@pytest.fixture
-def world(ready: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ready, tmp_path / "world"))
-
-
-def report(world: Path) -> dict:
-    return json.loads((world / f"reports/audit/{SEED}.json").read_text())
+from tests.stages.world import SEED, report, stage
 
 
 def test_the_shipped_program_passes_its_audit(world: Path) -> None:
     result = stage("audit", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    found = report(world)
+    assert result.stdout.endswith("\naudit: all 9 checks passed\n")
+    found = report(world, "audit")
     assert found == {"seed": SEED, "passed": True, "checks": 9, **dict.fromkeys(CHECKS, "passed")}
-    timing = json.loads((world / f"reports/timing/audit/{SEED}.json").read_text())
+    timing = report(world, "timing/audit")
     assert set(timing["evidence"]) == set(CHECKS)
     assert "recounted the same" in timing["evidence"]["bytes"]
     assert timing["sample"]["documents"] >= 2
@@ -70,8 +33,8 @@ def test_a_failed_check_is_reported_and_ends_the_stage(world: Path) -> None:
     assert line.startswith(f"audit: 1 of 9 checks failed (seed {SEED}): bytes: ")
     assert "docs/rules.md" in line
     assert "Traceback" not in result.stderr
-    assert report(world)["passed"] is False
-    assert report(world)["bytes"] == "failed"
+    assert report(world, "audit")["passed"] is False
+    assert report(world, "audit")["bytes"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +64,6 @@ def test_no_validation_shards(world: Path) -> None:
 
 
 def test_two_tokens_are_no_sample(world: Path) -> None:
-    import numpy as np
-
     (world / "data/shards/val_000001.bin").unlink()
     write_shard(world / "data/shards/val_000000.bin", np.array([1, 5], np.uint16))
     result = stage("audit", world, f"--seed={SEED}")

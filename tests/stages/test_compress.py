@@ -1,12 +1,11 @@
 import csv
-import json
 from pathlib import Path
 
 import pytest
 
 from golf.codec.model import decode_model
 from golf.quant.quantized import load, to_arrays
-from tests.stages.world import SEED, make, stage
+from tests.stages.world import SEED, make, report, stage
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +22,12 @@ def test_it_writes_the_artifact_the_table_and_the_report(world: Path) -> None:
     found = to_arrays(decode_model(blob))
     assert found[0] == expected[0]
     assert all((found[1][name] == array).all() for name, array in expected[1].items())
-    report = json.loads((world / f"reports/compress/{SEED}.json").read_text())
-    assert report["seed"] == SEED
-    assert report["artifact_bytes"] == len(blob)
-    assert len(report) <= 12
+    numbers = report(world, "compress")
+    assert numbers["seed"] == SEED
+    assert numbers["artifact_bytes"] == len(blob)
+    assert len(numbers) <= 12
     with (folder / "streams.csv").open() as file:
-        assert sum(int(row["coded"]) for row in csv.DictReader(file)) == len(blob) - report["header_bytes"]
+        assert sum(int(row["coded"]) for row in csv.DictReader(file)) == len(blob) - numbers["header_bytes"]
     again = stage("compress", world, f"--seed={SEED}")
     assert again.returncode == 0
     assert (folder / "model.golf").read_bytes() == blob

@@ -1,9 +1,6 @@
-import json
 import math
 import os
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -11,37 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from golf.bundle.build import build
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
-from tests.stages.world import ROOT, SEED, command, make, stage
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world that is ready to be evaluated; copied by each test that changes it."""
-    world = make(tmp_path_factory.mktemp("evaluate"))
-    (world / "build").mkdir()
-    (world / "build/train_gpt.py").write_bytes(build(ROOT)[0])
-    for name in ("compress", "gate"):
-        result = stage(name, world, f"--seed={SEED}")
-        assert result.returncode == 0, result.stderr
-    return world
-
-
-@pytest.fixture
-def world(ready: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ready, tmp_path / "world"))
-
-
-def report(world: Path) -> dict:
-    return json.loads((world / f"reports/evaluate/{SEED}.json").read_text())
+from tests.stages.world import SEED, report, stage, start
 
 
 def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    numbers = report(world)
+    numbers = report(world, "evaluate")
     nll = np.load(world / f"runs/evaluate/{SEED}/nll.npy")
     tokens = read_split(world / "data/shards", "val").astype(np.int64)
     counts = ByteTable.load(world / "data/tokenizer/bytes.safetensors").count(torch.from_numpy(tokens))
@@ -52,12 +27,12 @@ def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
     assert numbers["ttt_gain_bpb"] == numbers["sliding_bpb"] - numbers["bpb"]
     assert numbers["adapted_chunks"] == numbers["chunks"] - 1
     assert len(numbers) <= 12
-    timing = json.loads((world / f"reports/timing/evaluate/{SEED}.json").read_text())
+    timing = report(world, "timing/evaluate")
     assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(timing["program"]["seconds"])
     assert timing["network"]
     again = stage("evaluate", world, f"--seed={SEED}")
     assert again.returncode == 0
-    assert report(world) == numbers
+    assert report(world, "evaluate") == numbers
     assert (np.load(world / f"runs/evaluate/{SEED}/nll.npy") == nll).all()
 
 
@@ -67,7 +42,7 @@ def test_a_sidecar_counts_the_bytes(world: Path) -> None:
         write_shard(world / f"data/shards/val_bytes_{number:06d}.bin", np.full(size, 2, np.uint16))
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    assert report(world)["bytes"] == 2 * report(world)["tokens"]
+    assert report(world, "evaluate")["bytes"] == 2 * report(world, "evaluate")["tokens"]
 
 
 def test_without_a_passed_gate_nothing_is_scored(world: Path) -> None:
@@ -133,14 +108,15 @@ def test_sigterm_ends_the_program_too(world: Path) -> None:
     (world / "build/train_gpt.py").write_text(
         f"import os, pathlib, time\npathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
     )
-    process = subprocess.Popen(command("evaluate", f"--seed={SEED}"), cwd=world)
+    process = start("evaluate", world, f"--seed={SEED}")
     for _ in range(300):
         if mark.exists() and mark.read_text():
             break
         time.sleep(0.1)
     child = int(mark.read_text())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert not (world / f"runs/evaluate/{SEED}").exists()
@@ -149,10 +125,10 @@ def test_sigterm_ends_the_program_too(world: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_score_as_one(world: Path) -> None:
     assert stage("evaluate", world, f"--seed={SEED}").returncode == 0
-    alone = report(world)
+    alone = report(world, "evaluate")
     text = (world / "params.yaml").read_text()
     (world / "params.yaml").write_text(text.replace("processes: 0", "processes: 2"))
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    assert report(world)["bpb"] == pytest.approx(alone["bpb"], abs=1e-6)
-    assert json.loads((world / f"reports/timing/evaluate/{SEED}.json").read_text())["program"]["ranks"] == 2
+    assert report(world, "evaluate")["bpb"] == pytest.approx(alone["bpb"], abs=1e-6)
+    assert report(world, "timing/evaluate")["program"]["ranks"] == 2

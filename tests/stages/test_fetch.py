@@ -2,23 +2,17 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from golf.params.base import to_dict
-from golf.params.data import Data
-
-ROOT = Path(__file__).parents[2]
+from tests.stages.world import stage, write_params
 
 
-def run(place: Path, **data: object) -> subprocess.CompletedProcess[str]:
-    (place / "params.yaml").write_text(yaml.safe_dump({"data": to_dict(Data()) | data}))
-    command = [sys.executable, "-m", "stages.fetch"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def run(place: Path, changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    write_params(place, **changes)
+    return stage("fetch", place)
 
 
 @pytest.fixture
@@ -30,24 +24,27 @@ def place(tmp_path: Path) -> Path:
 
 def test_fetch(place: Path) -> None:
     (place / "data/source/train/a.txt").write_text("a document")
-    done = run(place, source="text")
+    done = run(place, {"data": {"source": "text"}})
     assert (done.returncode, done.stdout) == (0, "fetch: 1 files, 1 documents, 23 bytes in data/raw\n")
     assert json.loads((place / "reports/timing/fetch.json").read_text())["documents"] == 1
     assert (place / "data/raw/manifest.json").is_file()
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "said"),
+    ("changes", "code", "said"),
     [
-        ({"source": "web"}, 78, "data.source: found 'web', needed one of docstrings"),
-        ({"source": "text"}, 66, "no .txt file in this folder"),
-        ({"source": "jsonl", "path": "nowhere"}, 66, "nowhere: no such file or folder"),
-        ({"source": "text", "max_bytes": -1}, 78, "data.max_bytes: found -1"),
-        ({"val_path": "nowhere"}, 66, "nowhere: no such file or folder"),
+        ({"data": {"source": "web"}}, 78, "data.source: found 'web', needed one of docstrings"),
+        ({"data": {"source": "text"}}, 66, "no .txt file in this folder"),
+        ({"data": {"source": "text", "max_bytes": -1}}, 78, "data.max_bytes: found -1"),
+        ({"data": {"source": "jsonl", "path": "nowhere"}}, 66, "nowhere: no such file or folder"),
+        ({"data": {"val_path": "nowhere"}}, 66, "nowhere: no such file or folder"),
+        ({"eval": {"stride": 0}}, 78, "eval.stride: found 0"),
     ],
 )
-def test_refusals(place: Path, data: dict[str, object], code: int, said: str) -> None:
-    done = run(place, **data)
+def test_what_any_stage_would_refuse_is_refused_before_a_byte_is_brought(
+    place: Path, changes: dict[str, Any], code: int, said: str
+) -> None:
+    done = run(place, changes)
     assert done.returncode == code
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,24 +1,19 @@
 import csv
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from golf.data import shards as shards_module
+from golf.data.shards import write_shard
 from golf.model.weights import build, load_state, save_model, tensor_groups
-from golf.params.base import to_dict
-from golf.params.hardware import Hardware
-from golf.params.quant import Quant
-from golf.quant import heldout as heldout_module
 from golf.quant.heldout import bits_per_byte, read_heldout
 from golf.quant.quantized import QuantizedTensor, dequantize_model, load
 from golf.runtime.errors import DataError, MissingInput
 from stages import quantize
 from tests.golf.quant import tiny
+from tests.stages.world import report, write_params
 
 SEED = 314
 
@@ -29,18 +24,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sys.argv", ["stages.quantize", "--seed", str(SEED)])
     tiny.write_data(tmp_path)
     save_model(tmp_path / f"runs/select/{SEED}", "model", tiny.state(1), tiny.CONFIG, tiny.VOCAB, 1)
-    write_params(tmp_path)
+    parameters(tmp_path)
     return tmp_path
 
 
-def write_params(root: Path, **changed: object) -> None:
-    section = {**to_dict(Quant(calibration_tokens=1024, seq_len=32, heldout_tokens=512)), **changed}
-    hardware = to_dict(Hardware(device="cpu"))
-    (root / "params.yaml").write_text(yaml.safe_dump({"quant": section, "hardware": hardware}))
-
-
-def report(root: Path) -> dict:
-    return json.loads((root / f"reports/quantize/{SEED}.json").read_text())
+def parameters(root: Path, **changed: object) -> None:
+    write_params(root, quant={"calibration_tokens": 1024, "seq_len": 32, "heldout_tokens": 512, **changed})
 
 
 def test_it_writes_codes_a_table_and_a_small_report(workspace: Path) -> None:
@@ -54,12 +43,12 @@ def test_it_writes_codes_a_table_and_a_small_report(workspace: Path) -> None:
     assert [row["name"] for row in rows] == [
         name for name in load_state(workspace / f"runs/select/{SEED}", "model") if name in widths
     ]
-    numbers = report(workspace)
+    numbers = report(workspace, "quantize", SEED)
     assert len(numbers) <= 12
     assert (numbers["seed"], numbers["bits"], numbers["embed_bits"], numbers["retries"]) == (SEED, 6, 8, 0)
     assert 0 < numbers["output_error"] < numbers["nearest_error"]
     assert numbers["worst_tensor"] in widths
-    timing = json.loads((workspace / f"reports/timing/quantize/{SEED}.json").read_text())
+    timing = report(workspace, "timing/quantize", SEED)
     assert set(timing["parts"]) == {"read", "hessians", "gptq", "score", "write"}
 
 
@@ -68,17 +57,17 @@ def test_bpb_before_and_after_are_of_the_same_held_out_text(workspace: Path) -> 
     table = tiny.byte_table()
     heldout = read_heldout(workspace / "data/shards", table, tokens=512, seq_len=32, spec=tiny.SPEC)
     restored = build(tiny.SPEC, dequantize_model(load(workspace / f"runs/quantize/{SEED}")))
-    numbers = report(workspace)
+    numbers = report(workspace, "quantize", SEED)
     assert numbers["pre_bpb"] == pytest.approx(bits_per_byte(tiny.model(1), heldout), abs=1e-6)
     assert numbers["post_bpb"] == pytest.approx(bits_per_byte(restored, heldout), abs=1e-6)
 
 
 def test_fewer_bits_are_coarser(workspace: Path) -> None:
     quantize.main()
-    six = report(workspace)
-    write_params(workspace, bits=5)
+    six = report(workspace, "quantize", SEED)
+    parameters(workspace, bits=5)
     quantize.main()
-    five = report(workspace)
+    five = report(workspace, "quantize", SEED)
     assert five["bits"] == 5
     assert five["output_error"] > 2 * six["output_error"]
     assert five["weight_mse"] > six["weight_mse"]
@@ -100,23 +89,12 @@ def test_twice_is_the_same_bytes(workspace: Path) -> None:
     assert before == [(workspace / file).read_bytes() for file in files]
 
 
-def test_calibration_reads_training_text_and_scores_held_out_text(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    real = shards_module.read_shard
-
-    def spy(path: Path | str):
-        opened.append(Path(path).name)
-        return real(path)
-
-    monkeypatch.setattr(shards_module, "read_shard", spy)
-    monkeypatch.setattr(heldout_module, "read_shard", spy)
+def test_calibration_reads_training_text_and_scores_held_out_text(workspace: Path, opened: list[str]) -> None:
     quantize.main()
     assert set(opened) == {"train_000000.bin", "heldout_000000.bin"}
     codes = (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes()
     (workspace / "data/shards/val_000000.bin").unlink()
-    shards_module.write_shard(workspace / "data/shards/heldout_000000.bin", tiny.tokens(3000, seed=77))
+    write_shard(workspace / "data/shards/heldout_000000.bin", tiny.tokens(3000, seed=77))
     quantize.main()
     assert (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes() == codes
 
@@ -145,7 +123,7 @@ def test_missing_weights_are_one_error_and_nothing_is_written(workspace: Path) -
 
 
 def test_shards_of_another_tokenizer_are_refused(workspace: Path) -> None:
-    shards_module.write_shard(workspace / "data/shards/train_000000.bin", np.full(5000, 900, dtype=np.uint16))
+    write_shard(workspace / "data/shards/train_000000.bin", np.full(5000, 900, dtype=np.uint16))
     with pytest.raises(DataError, match="found token 900 in the split 'train', needed less than 48"):
         quantize.main()
 
@@ -158,4 +136,4 @@ def test_a_model_that_training_left_half_zero_is_no_problem(workspace: Path) -> 
     quantize.main()
     restored = dequantize_model(load(workspace / f"runs/quantize/{SEED}"))
     assert not restored["blocks.0.mlp.down.weight"].any()
-    assert report(workspace)["retries"] == 0
+    assert report(workspace, "quantize", SEED)["retries"] == 0

@@ -1,19 +1,13 @@
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
-from golf.data import shards as shards_module
 from golf.model.weights import load_spec, load_state
-from golf.params.base import to_dict
-from golf.params.hardware import Hardware
-from golf.params.select import Select
-from golf.quant import heldout as heldout_module
 from golf.runtime.errors import DataError, MissingInput
 from stages import select
 from tests.golf.quant import tiny
+from tests.stages.world import report, write_params
 
 SEED = 42
 
@@ -26,32 +20,31 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.write_run(
         tmp_path / f"runs/train/{SEED}", raw=tiny.state(1), ema_0_98=tiny.state(2), swa=tiny.state(3)
     )  # fmt: skip
-    write_params(tmp_path)
+    parameters(tmp_path)
     return tmp_path
 
 
-def write_params(root: Path, **changed: object) -> None:
-    section = {**to_dict(Select(tokens=512, seq_len=32, bits=4, clip_sigma=3.0)), **changed}
-    hardware = to_dict(Hardware(device="cpu"))
-    (root / "params.yaml").write_text(yaml.safe_dump({"select": section, "hardware": hardware}))
+def parameters(root: Path, **changed: object) -> None:
+    write_params(root, select={"tokens": 512, "seq_len": 32, "bits": 4, "clip_sigma": 3.0, **changed})
 
 
-def report(root: Path) -> dict:
-    return json.loads((root / f"reports/select/{SEED}.json").read_text())
-
-
-def test_it_writes_the_best_weights_and_reports_every_candidate(workspace: Path) -> None:
+def test_it_writes_the_best_weights_and_reports_every_candidate(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     select.main()
-    numbers = report(workspace)
+    numbers = report(workspace, "select", SEED)
     assert list(numbers["post_bpb"]) == list(numbers["pre_bpb"]) == ["raw", "ema-0.98", "swa", "soup"]
     assert numbers["chosen"] == min(numbers["post_bpb"], key=numbers["post_bpb"].get)
+    best = numbers["post_bpb"][numbers["chosen"]]
+    said = capsys.readouterr().out
+    assert said == f"select: {numbers['chosen']}, {best:.4f} bpb after quantisation, the best of 4\n"
     assert numbers["seed"] == SEED
     assert numbers["tokens"] == 512
     folder = workspace / f"runs/select/{SEED}"
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.json", "candidates.csv"}
     assert load_spec(folder) == tiny.SPEC
     assert set(load_state(folder, "model")) == set(tiny.state())
-    timing = json.loads((workspace / f"reports/timing/select/{SEED}.json").read_text())
+    timing = report(workspace, "timing/select", SEED)
     assert set(timing["parts"]) == {"read", "score", "write"}
     assert timing["device"].startswith("cpu")
 
@@ -66,33 +59,24 @@ def test_the_report_holds_no_time_host_or_path_and_twice_is_the_same_bytes(works
     assert str(workspace) not in (workspace / files[0]).read_text()
 
 
-def test_only_held_out_text_is_read(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    real = shards_module.read_shard
-
-    def spy(path: Path | str):
-        opened.append(Path(path).name)
-        return real(path)
-
-    monkeypatch.setattr(shards_module, "read_shard", spy)
-    monkeypatch.setattr(heldout_module, "read_shard", spy)
+def test_only_held_out_text_is_read(workspace: Path, opened: list[str]) -> None:
     select.main()
     assert set(opened) == {"heldout_000000.bin"}
 
 
 def test_validation_and_training_text_need_not_be_there(workspace: Path) -> None:
     select.main()
-    expected = report(workspace)
+    expected = report(workspace, "select", SEED)
     for name in ("val_000000.bin", "train_000000.bin"):
         (workspace / "data/shards" / name).unlink()
     select.main()
-    assert report(workspace) == expected
+    assert report(workspace, "select", SEED) == expected
 
 
 def test_asked_for_raw_alone_it_takes_raw(workspace: Path) -> None:
-    write_params(workspace, candidates=["raw"])
+    parameters(workspace, candidates=["raw"])
     select.main()
-    assert report(workspace)["chosen"] == "raw"
+    assert report(workspace, "select", SEED)["chosen"] == "raw"
     raw = (workspace / f"runs/train/{SEED}/raw.safetensors").read_bytes()
     assert (workspace / f"runs/select/{SEED}/model.safetensors").read_bytes() == raw
 

@@ -13,12 +13,15 @@ from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, MissingInput
 from stages.submission import FOLDER, main
 from tests.golf.records.test_folder import made, record  # noqa: F401 - `made` is a fixture
+from tests.stages.world import write
 
 
 @pytest.fixture
 def graph(made: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     run, top, result = record(made), made["top"], made["result"]
-    write("params.yaml", yaml.safe_dump({**run.params, "hardware": {**run.params["hardware"], "threads": 1}}), tmp_path)
+    write(
+        tmp_path / "params.yaml", yaml.safe_dump({**run.params, "hardware": {**run.params["hardware"], "threads": 1}})
+    )
     size = made["code"] + made["model"]
     reports = {
         "train": {"steps": 20},
@@ -30,10 +33,10 @@ def graph(made: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path: 
         "audit": {"passed": True},
     }  # fmt: skip
     for stage, numbers in reports.items():
-        write(f"reports/{stage}/42.json", {"seed": 42, **numbers}, tmp_path)
+        write(tmp_path / f"reports/{stage}/42.json", {"seed": 42, **numbers})
     for stage, by_seed in run.timings.items():
-        write(f"reports/timing/{stage}/42.json", by_seed[42], tmp_path)
-    write("reports/aggregate.json", {"seeds": [42], **run.aggregate}, tmp_path)
+        write(tmp_path / f"reports/timing/{stage}/42.json", by_seed[42])
+    write(tmp_path / "reports/aggregate.json", {"seeds": [42], **run.aggregate})
     for source, target in {
         "train_gpt.py": "build", "model.golf": "runs/compress/42", "nll.npy": "runs/evaluate/42",
         "val_000000.bin": "data/shards", "tokenizer.model": "data/tokenizer", "bytes.safetensors": "data/tokenizer",
@@ -42,13 +45,8 @@ def graph(made: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path: 
         (tmp_path / target).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(top / source, tmp_path / target / source)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stages.submission"])
     return tmp_path
-
-
-def write(name: str, content: object, folder: Path) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def test_the_folder_is_written_and_has_run(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,14 +66,14 @@ def test_the_folder_is_written_and_has_run(graph: Path, capsys: pytest.CaptureFi
 
 
 def test_what_is_missing_or_stale_is_named_before_anything_runs(graph: Path) -> None:
-    write("reports/aggregate.json", {"seeds": [42, 7]}, graph)
+    write(graph / "reports/aggregate.json", {"seeds": [42, 7]})
     with pytest.raises(DataError, match=r"found seeds \[42, 7\], needed \[42\]. Try: dvc repro aggregate"):
         main()
     Path("reports/aggregate.json").unlink()
     with pytest.raises(MissingInput, match="dvc repro aggregate"):
         main()
-    write("reports/aggregate.json", {"seeds": [42], **{"bpb_mean": 6.0, "bpb_std": None, "verdict": "", "flags": [],
-          "test": None, "test_with_margin": None}}, graph)  # fmt: skip
+    write(graph / "reports/aggregate.json", {"seeds": [42], "bpb_mean": 6.0, "bpb_std": None, "verdict": "",
+          "flags": [], "test": None, "test_with_margin": None})  # fmt: skip
     Path("runs/evaluate/42/nll.npy").unlink()
     with pytest.raises(MissingInput, match=r"runs/evaluate/42/nll\.npy"):
         main()

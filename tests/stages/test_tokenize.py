@@ -2,24 +2,17 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from golf.data.raw import write_manifest, write_text
-from golf.params.base import to_dict
-from golf.params.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parents[2]
+from tests.stages.world import stage, write_params
 
 
 def run(place: Path, **changes: object) -> subprocess.CompletedProcess[str]:
-    (place / "params.yaml").write_text(yaml.safe_dump({"tokenizer": to_dict(Tokenizer()) | changes}))
-    command = [sys.executable, "-m", "stages.tokenize"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    write_params(place, tokenizer=changes)
+    return stage("tokenize", place)
 
 
 @pytest.fixture

@@ -1,57 +1,45 @@
 """The stage as DVC runs it: a command in a folder with params.yaml and shards."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from golf.model.weights import load_state
 from golf.params.base import to_dict
-from golf.params.hardware import Hardware
 from golf.runtime.errors import Exit
 from tests.golf.train.tiny import MODEL, OPTIM, TRAIN, files, write_shards
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stages import world
+from tests.stages.world import write_params
 
 
 def prepare(top: Path, hardware: dict[str, Any] | None = None, **train: Any) -> Path:
     """A folder to run in."""
     top.mkdir(parents=True, exist_ok=True)
-    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-    sections["stats"]["baseline"] = str(ROOT / sections["stats"]["baseline"])
-    sections |= {
-        "hardware": to_dict(Hardware(device="cpu", threads=1)) | (hardware or {}),
-        "model": to_dict(MODEL),
-        "optim": to_dict(OPTIM),
-        "train": to_dict(TRAIN) | train,
-    }
-    (top / "params.yaml").write_text(yaml.safe_dump(sections))
+    write_params(
+        top,
+        hardware=hardware or {},
+        model=to_dict(MODEL),
+        optim=to_dict(OPTIM),
+        train=to_dict(TRAIN) | train,
+    )
     if not (top / "data/shards").exists():
         write_shards(top / "data/shards")
     return top
 
 
 def start(top: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.train", "--seed", "42"]
-    return subprocess.Popen(
-        command, cwd=top, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return world.start("train", top, "--seed", "42")
 
 
 def run(top: Path) -> subprocess.CompletedProcess[str]:
-    process = start(top)
-    out, errors = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+    return world.stage("train", top, "--seed", "42")
 
 
 def read(path: Path) -> dict[str, Any]:

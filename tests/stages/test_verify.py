@@ -1,8 +1,6 @@
 """The stage as a command: a report when all is well, a line for each defect and exit code 65 when not."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +8,7 @@ import pytest
 
 from golf.data.raw import sha256, write_manifest
 from golf.data.shards import write_shard
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(place: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stages.verify"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+from tests.stages.world import stage
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_verify(place: Path) -> None:
-    done = run(place)
+    done = stage("verify", place)
     assert done.returncode == 0, done.stderr
     report = json.loads((place / "reports/verify.json").read_text())
     assert report["files"] == 2
@@ -48,7 +39,7 @@ def test_each_defect_is_a_line(place: Path) -> None:
     train, val = (place / f"data/raw/fineweb_{split}_000000.bin" for split in ("train", "val"))
     train.write_bytes(train.read_bytes()[:-2])
     val.write_bytes(b"\0" + val.read_bytes()[1:])
-    done = run(place)
+    done = stage("verify", place)
     assert done.returncode == 65
     lines = [line for line in done.stderr.splitlines() if "% " not in line]
     assert any(line.startswith("verify: fineweb_train_000000.bin: truncated") for line in lines)
@@ -58,6 +49,6 @@ def test_each_defect_is_a_line(place: Path) -> None:
 
 
 def test_before_fetch(tmp_path: Path) -> None:
-    done = run(tmp_path)
+    done = stage("verify", tmp_path)
     assert done.returncode == 66
     assert "data/raw/manifest.json: no such file. Try: dvc repro fetch" in done.stderr

@@ -1,8 +1,11 @@
 """A small world to run stages in: a random quantised model, random shards, a byte table, the default parameters."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ VOCABULARY = 300
 
 
 def make(folder: Path, **changes: dict) -> Path:
-    """Write it to ``folder``; ``changes`` are values by section."""
+    """Write it to ``folder``; ``changes`` are parameters by section."""
     torch.manual_seed(0)
     config = Model(num_layers=2, dim=32, num_heads=2, num_kv_heads=1, rope_dims=8, xsa_layers=1, bigram_buckets=64)
     spec = ModelSpec(config, VOCABULARY, 1)
@@ -39,21 +42,43 @@ def make(folder: Path, **changes: dict) -> Path:
     (folder / "data/tokenizer").mkdir(parents=True)
     table = ByteTable(base, (torch.arange(VOCABULARY) % 2 == 0) & ~special, special)
     table.save(folder / "data/tokenizer/bytes.safetensors")
-    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
-    parameters["eval"] |= {"seq_len": 64, "stride": 32, "ttt_chunk_tokens": 256, "batch_windows": 8}
-    parameters["hardware"] |= {"device": "cpu", "threads": 1}
-    for section, values in changes.items():
-        parameters[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
+    short = {"seq_len": 64, "stride": 32, "ttt_chunk_tokens": 256, "batch_windows": 8}
+    write_params(folder, **{"eval": short, **changes})
     return folder
 
 
-def command(name: str, *arguments: str) -> list[str]:
-    """``python -m stages.NAME ARGUMENTS`` for any folder."""
-    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module('stages.{name}', None, '__main__')"
-    return [sys.executable, "-c", code, *arguments]
+def write_params(folder: Path, **changes: Any) -> None:
+    """params.yaml with the defaults, on a CPU with one thread, and ``changes``: keys by section, or all the seeds."""
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document["hardware"] |= {"device": "cpu", "threads": 1}
+    document["stats"]["baseline"] = str(ROOT / document["stats"]["baseline"])
+    for section, values in changes.items():
+        document[section] = document[section] | values if isinstance(values, dict) else values
+    write(folder / "params.yaml", yaml.safe_dump(document, sort_keys=False))
+
+
+def write(path: Path, content: object) -> None:
+    """Text as it is, anything else as JSON; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def report(folder: Path, stage: str, seed: int = SEED) -> dict[str, Any]:
+    """What a stage reported of a seed; ``timing/STAGE`` for the times."""
+    return json.loads((folder / f"reports/{stage}/{seed}.json").read_text())
+
+
+def start(name: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``python -m stages.NAME ARGUMENTS`` in ``folder``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{name}", *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def stage(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage in ``folder``."""
-    return subprocess.run(command(name, *arguments), cwd=folder, capture_output=True, text=True, check=False)
+    """Run a stage in ``folder`` to its end."""
+    process = start(name, folder, *arguments)
+    out, errors = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)

@@ -148,6 +148,14 @@ def test_an_index_that_lies(lie: Any) -> None:
         decode(forge({"metadata": {}, "streams": [lie]}, b"abcd"))
 
 
+@pytest.mark.parametrize("shape", [[0, 1 << 62], [0, 1 << 40, 1 << 40], [1 << 31, 0]])
+def test_an_empty_dimension_hides_no_impossible_one(shape: list[int]) -> None:
+    """Everything else about it is right: no bytes declared, none there, and the checksum of none."""
+    assert decode(forge({"metadata": {}, "streams": [entry([0, 3])]}))[1]["a"].shape == (0, 3)
+    with pytest.raises(DataError, match="artifact index: stream 0"):
+        decode(forge({"metadata": {}, "streams": [entry(shape)]}))
+
+
 def test_two_streams_of_one_name() -> None:
     with pytest.raises(DataError, match="new arrays"):
         decode(forge({"metadata": {}, "streams": [entry([2], size=2), entry([2], size=2)]}, b"abcd"))

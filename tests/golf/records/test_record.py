@@ -1,5 +1,6 @@
 """What a record says of itself, from timings and totals."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from golf.records.record import Record, compliance
 from golf.records.results import Results
+from golf.stats.baseline import FINEWEB_VAL_BYTES
 
 
 def record(timings: dict[int, Any]) -> Record:
@@ -31,6 +33,24 @@ def test_every_seed_must_be_known_to_be_in_time(first: Any, second: Any, within:
     run = record({1: first, 2: second})
     assert compliance(run)["train_under_600s"] is within
     assert compliance(run)["eval_under_600s"] is False
+
+
+@pytest.mark.parametrize(
+    ("train", "total", "said"),
+    [
+        ({"gpus": 8, "steps": 0, "seconds": 600.0}, 16_000_000, []),
+        ({"gpus": 4, "steps": 0, "seconds": 600.0}, 16_000_000, ["not trained by the clock of 600 s on 8 GPUs"]),
+        ({"gpus": 8, "steps": 9, "seconds": 600.0}, 16_000_000, ["not trained by the clock of 600 s on 8 GPUs"]),
+        ({"gpus": 8, "steps": 0, "seconds": 601.0}, 16_000_000, ["not trained by the clock of 600 s on 8 GPUs"]),
+        ({"gpus": 8, "steps": 0, "seconds": 600.0}, 16_000_001, ["the largest seed is over 16,000,000 bytes"]),
+    ],
+)
+def test_what_keeps_a_run_out_of_the_record_track(train: Any, total: int, said: list[str]) -> None:
+    timing = {seed: {"seconds": 1.0} for seed in (1, 2)}
+    run = record(timing)
+    results = dataclasses.replace(run.results, bytes=FINEWEB_VAL_BYTES, total_bytes={1: total, 2: 10})
+    run = Record(results, {}, {}, {"train": timing, "evaluate": timing}, {"train": train})
+    assert run.obstacles() == [*said, "2 seed(s), needed 3"]
 
 
 def test_a_score_as_nats_a_token_of_the_scored_text() -> None:

@@ -90,6 +90,19 @@ def test_missing_output_missing_input_and_overrun_are_errors(tmp_path: Path) -> 
         run(program(tmp_path, "import os; os.kill(os.getpid(), 9)"), tmp_path / "got")
 
 
+def test_what_the_program_started_ends_with_it(tmp_path: Path) -> None:
+    body = """
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        open("out/seen.txt", "w").write(str(child.pid))
+        """
+    child = int(run(program(tmp_path, body), tmp_path / "got")["out/seen.txt"].read_text())
+    deadline = time.monotonic() + 10
+    while _runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_program_ends_with_its_parent(tmp_path: Path, number: int) -> None:
     pid = tmp_path / "pid"

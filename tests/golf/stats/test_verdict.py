@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from golf.runtime.errors import DataError
@@ -81,6 +83,19 @@ def test_detectable_difference_has_the_stated_power(n, alpha):
     single = minimum_detectable_difference(1.0, n, alpha=alpha)
     power = (stats.ttest_1samp(generator.normal(-single, 1, (20_000, n)), 0, axis=1, alternative="less").pvalue) < alpha
     assert power.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_unequal_spreads_lower_the_degrees_of_freedom():
+    """Three quiet seeds against two loud ones: Welch's df is near 1, and the gain that shows is far larger."""
+    from scipy import stats
+
+    found = minimum_detectable_difference(0.1, 3, baseline_std=1.0, baseline_n=2)
+    first, second = 0.1**2 / 3, 1.0**2 / 2
+    df = (first + second) ** 2 / (first**2 / 2 + second**2)
+    assert df == pytest.approx(1.0, abs=0.02)
+    critical, shift = stats.t.ppf(0.99, df), found / math.sqrt(first + second)
+    assert stats.nct.sf(critical, df, shift) == pytest.approx(0.8, abs=1e-6)
+    assert found > 5 * minimum_detectable_difference(0.1, 3, baseline_std=0.1, baseline_n=2)
 
 
 def test_seeds_needed():
