@@ -12,17 +12,18 @@ PARTS = (
     ("attention", r"flash|fmha|sdpa|attention"),
     ("products", r"gemm|nvjet|cutlass|xmma|cublas|_scaled_mm|wgmma|matmul"),
     ("communication", r"nccl"),
-    ("copies and fills", r"memcpy|memset|copy_kernel|fill"),
     ("compiled element-wise", r"^triton_"),
+    ("copies and fills", r"memcpy|memset|copy_kernel|fill"),
     ("our kernels", r"^_[a-z0-9_]+$"),
     ("optimizer's element-wise", r"multi_tensor|foreach"),
 )
 SIDE = 8192
 PRODUCTS = 20
+LONGEST, WIDTH = 24, 90  # kernels that are listed, and characters of their names
 
 
 def by_part(step: Callable[[], None]) -> dict[str, float]:
-    """Milliseconds of the GPU's kernels in one ``step``, by part, and the ten longest kernels by name."""
+    """Milliseconds of the GPU's kernels in one ``step``, by part, and the longest kernels by name."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -34,8 +35,8 @@ def by_part(step: Callable[[], None]) -> dict[str, float]:
         ms = event.device_time_total / 1000
         if ms > 0:
             parts[part_of(event.name)] = parts.get(part_of(event.name), 0.0) + ms
-            kernels[event.name[:60]] = kernels.get(event.name[:60], 0.0) + ms
-    longest = dict(sorted(kernels.items(), key=lambda item: -item[1])[:10])
+            kernels[event.name[:WIDTH]] = kernels.get(event.name[:WIDTH], 0.0) + ms
+    longest = dict(sorted(kernels.items(), key=lambda item: -item[1])[:LONGEST])
     ordered = dict(sorted(parts.items(), key=lambda item: -item[1]))
     return {**{f"{name}": round(ms, 3) for name, ms in ordered.items()},
             **{f"  {name}": round(ms, 3) for name, ms in longest.items()}}  # fmt: skip

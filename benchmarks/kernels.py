@@ -22,17 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golf.model.kernels.averages import Lerps
 from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.loss import linear_cross_entropy
 from golf.model.kernels.mix_norm import mix_norm
 from golf.model.kernels.mlp import mlp
-from golf.model.kernels.symmetric import symmetric_product
 from golf.runtime.files import write_json
 
 RESULTS = Path("benchmarks/results")
 TOKENS, DIM, HIDDEN, HEADS, GROUPS, WIDTH, VOCABULARY = 98_304, 512, 2048, 8, 4, 64, 8192
-A, B, C = 3.4445, -4.7750, 2.0315  # of Newton-Schulz, Jordan's
 RUNS, WARM_UP = 20, 3
 FLUSH_BYTES = 256 << 20  # several times the L2 cache
 HEAD_START = 4_000_000  # clock cycles in which the host queues a run
@@ -47,7 +44,6 @@ class Case:
     inputs: tuple[Any, ...]
     flops: float = 0.0
     passes: float = 0.0  # over a (TOKENS, DIM) tensor in bf16, forward and backward
-    backward: bool = True
     mean: bool = False  # what flows in is the same for all positions
 
 
@@ -59,8 +55,6 @@ def cases(wanted: list[str]) -> Iterator[Case]:
         "mix_norm": mix_cases,
         "exclude": exclude_cases,
         "layer": layer_cases,
-        "newton_schulz": newton_schulz_cases,
-        "averages": averages_cases,
     }.items():
         if not wanted or name in wanted:
             yield from make()
@@ -140,40 +134,9 @@ def layer(
     return mixed, normed @ query.to(x.dtype).mT
 
 
-def newton_schulz_cases() -> Iterator[Case]:
-    for count, rows, columns in ((22, 512, 512), (22, 512, 2048), (3, 512, 2048)):
-        x = torch.randn(count, rows, columns, device="cuda", dtype=torch.bfloat16)
-        flops = 5 * count * rows * (rows * columns + rows * rows + 2.0 * rows * columns)
-        yield Case(f"newton_schulz, {count} x {rows} x {columns}", newton_schulz, (x,), flops=flops, backward=False)
-
-
-def newton_schulz(x: Tensor, kernel: bool) -> Tensor:
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    for _ in range(5):
-        gram = symmetric_product(x, kernel=kernel)
-        x = torch.baddbmm(x, symmetric_product(gram, C, gram, B, kernel=kernel), x, beta=A)
-    return x
-
-
-def averages_cases() -> Iterator[Case]:
-    shapes = [(512, 512)] * 22 + [(256, 512)] * 22 + [(2048, 512)] * 11 + [(512, 2048)] * 11 + [(8192, 512)]
-    shapes += [(512,)] * 44 + [(8,)] * 11
-    weights = [torch.randn(shape, device="cuda") for shape in shapes]
-    kept = [[torch.zeros_like(weight) for weight in weights] for _ in range(3)]
-    both = {kernel: Lerps(weights, kept, kernel) for kernel in (False, True)}
-    passes = 7 * sum(weight.numel() for weight in weights) * 4 / (TOKENS * DIM * 2)
-
-    def call(kernel: bool) -> None:
-        both[kernel]((0.1, 0.01, 0.001))
-
-    yield Case("averages, 3 decays", call, (), passes=passes, backward=False)
-
-
 def run_once(call: Callable[..., Any], case: Case, flows: list[Tensor]) -> None:
-    """Forward and, if the case has one, backward."""
+    """Forward and backward."""
     outputs = call(*case.inputs)
-    if not case.backward:
-        return
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     if not flows:
         flows += [torch.full_like(o, 1e-5) if case.mean else torch.randn_like(o) for o in outputs]
@@ -213,9 +176,7 @@ def measure(case: Case, tflops: float, bandwidth: float) -> dict[str, float | st
     torch.compiler.reset()
     compiling = partial(torch.compile, fullgraph=True, dynamic=False)
     eager, twin, kernel = partial(case.call, kernel=False), partial(case.call, kernel=False), case.call
-    ways = {"eager": eager, "compiled": compiling(twin), "kernel": partial(kernel, kernel=True)}
-    if case.backward or case.inputs:
-        ways["kernel"] = compiling(ways["kernel"])
+    ways = {"eager": eager, "compiled": compiling(twin), "kernel": compiling(partial(kernel, kernel=True))}
     row: dict[str, float | str] = {"case": case.name}
     for name, call in ways.items():
         flows: list[Tensor] = []

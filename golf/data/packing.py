@@ -23,7 +23,7 @@ BLOCK = 1024  # documents between two of the token counts that an epoch keeps
 AT_ONCE = 64  # blocks that are counted at a time
 SCANNERS = 8  # threads that look for BOS tokens
 EPOCHS_KEPT = 2  # a step can reach over one end
-SPARE, DEVIATIONS, MULTIPLE = 1.5, 5.0, 64  # see `capacity`
+DEVIATIONS, MULTIPLE = 4.0, 64  # see `capacity`
 
 
 def document_starts(stream: Stream, bos_id: int, cache: Path | None = None) -> np.ndarray:
@@ -61,14 +61,16 @@ def document_starts(stream: Stream, bos_id: int, cache: Path | None = None) -> n
     return np.load(cache, mmap_mode="r", allow_pickle=False)
 
 
-def capacity(tokens: int, documents: int, row_tokens: int, seq_len: int) -> int:
-    """Segments that a row has room for: what a row holds on average, half as many again and five deviations more.
+def capacity(lengths: np.ndarray, row_tokens: int, seq_len: int) -> int:
+    """Segments that a row has room for: what a row of documents of these ``lengths`` holds, and four deviations more.
 
-    ``n`` documents of ``row_tokens`` tokens together, cut every ``seq_len``, are at most ``n + row_tokens / seq_len``
-    segments. With the end that follows them a multiple of 64 numbers, so that every row of them is aligned.
+    The number in a row is taken to vary as a Poisson's, a little less than it does: the rare row beyond leaves short
+    documents out, while every empty place costs each row time in attention (its kernels pad each segment to a tile).
+    With the end that follows them they are a multiple of 64 numbers, so that every row of them is aligned.
     """
-    mean = row_tokens * documents / tokens
-    most = SPARE * mean + DEVIATIONS * mean**0.5 + row_tokens / seq_len + 2
+    segments = int((-(-lengths // seq_len)).sum())
+    mean = row_tokens * segments / int(lengths.sum())
+    most = mean + DEVIATIONS * mean**0.5 + 2
     return -(-int(most + 1) // MULTIPLE) * MULTIPLE - 1
 
 
@@ -100,7 +102,7 @@ class PackedLoader:
         self.rows = (self.tokens - 1) // row_tokens  # an epoch; what is left at its end is for the next
         if self.rows < 1:
             raise DataError(f"{self.tokens:,} tokens in documents, needed {row_tokens + 1:,}: one row")
-        self.capacity = capacity(self.tokens, starts.size - 1, row_tokens, shortest)
+        self.capacity = capacity(np.diff(starts), row_tokens, shortest)
         self._epochs: dict[int, _Epoch] = {}
 
     def read(self, first: int, count: int, seq_len: int) -> Rows:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.heads import Attention, Shared
+from golf.model.kernels.mix_norm import mix_norm
 from golf.model.mlp import MLP
 from golf.model.norm import rms_norm
 from golf.params.model import Model
@@ -33,14 +34,23 @@ class Block(nn.Module):
         self.resid_mix = nn.Parameter(_identity_mix(config.dim)) if config.resid_mix else None
         self.norm_scale = 1.0 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         self.one_lane = config.parallel == "one_lane" and layer >= config.parallel_from
+        self.kernels = False
 
     def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
         """Residual stream (B, T, D) -> the new stream (B, T, D) and this layer's own values (B, T, G, W)."""
-        x = self.mixed(x, shared)
-        normed = rms_norm(x, self.norm_scale)
+        if self.kernels and self.resid_mix is not None:
+            x, normed = mix_norm([x, shared.x0], self.resid_mix, self.norm_scale, kernel=True)
+        else:
+            x = self.mixed(x, shared)
+            normed = rms_norm(x, self.norm_scale)
         y, own_value = self.attention(normed, first_value, shared)
-        x = torch.addcmul(x, self.attention_scale.to(x.dtype), y)
-        y = self.mlp(normed if self.one_lane else rms_norm(x, self.norm_scale), shared.adapters)
+        if self.kernels and not self.one_lane:
+            both = torch.stack((torch.ones_like(self.attention_scale), self.attention_scale))
+            x, normed = mix_norm([x, y], both, self.norm_scale, kernel=True)
+        else:
+            x = torch.addcmul(x, self.attention_scale.to(x.dtype), y)
+            normed = normed if self.one_lane else rms_norm(x, self.norm_scale)
+        y = self.mlp(normed, shared.adapters)
         return torch.addcmul(x, self.mlp_scale.to(x.dtype), y), own_value
 
     def branches(

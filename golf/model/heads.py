@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.attention import implementation
+from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.linear import Adapters, Linear, adapters_of
 from golf.model.norm import rms_norm
 from golf.model.rope import Rotation, rotate
@@ -53,6 +54,7 @@ class Attention(nn.Module):
         self.value_residual_gate = nn.Parameter(torch.zeros(())) if mixes_first else None
         self.gate = OutputGate(config) if config.attention_gate != "none" else None
         self.attend = implementation(backend)
+        self.kernels = False
 
     def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
         """Attend.
@@ -78,22 +80,16 @@ class Attention(nn.Module):
         q = rotate(rms_norm(q, self.query_gain[:, None]), shared.rope)  # a rotation commutes with the head's gain
         k = rotate(rms_norm(k), shared.rope)
         y = self.attend(q, k, v, shared.documents)
+        opened = None if self.gate is None else self.gate(x)
         if self.exclusive:
-            y = exclude_own_value(y, v)
-        if self.gate is not None:
-            y = self.gate(y, x)
+            y = exclude_and_gate(y, v, opened, self.kernels)
+        elif opened is not None:
+            y = y * opened[..., None]
         return self.output(y.reshape(batch, length, -1), adapters), own_value
 
 
-def exclude_own_value(y: Tensor, v: Tensor) -> Tensor:
-    """Exclusive self-attention (XSA): y (B, T, H, W) minus its component along its own position's v (B, T, G, W)."""
-    direction = F.normalize(v, dim=-1, eps=1e-12).unsqueeze(3)  # (B, T, G, 1, W)
-    grouped = y.view(*v.shape[:3], -1, v.shape[3])  # (B, T, G, H / G, W): no copy of v for each query head
-    return (grouped - (grouped * direction).sum(-1, keepdim=True) * direction).view(y.shape)
-
-
 class OutputGate(nn.Module):
-    """y (B, T, H, W) times one factor for each head and position, read off the layer's normalised input x (B, T, D).
+    """The factor of each head's output at each position, (B, T, H), read off the layer's normalised input x (B, T, D).
 
     With n = ``gate_inputs`` and the published initial weights::
 
@@ -111,7 +107,7 @@ class OutputGate(nn.Module):
         self.init_std = config.gate_init_std if kind == "dense" else 0.0
         self.weight = nn.Parameter(torch.zeros(config.num_heads, self.inputs))
 
-    def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """Scale each head."""
+    def forward(self, x: Tensor) -> Tensor:
+        """How far each gate stands open."""
         logits = F.linear(x[..., : self.inputs], self.weight.to(x.dtype))
-        return y * (self.height * torch.sigmoid(self.slope * logits))[..., None]
+        return self.height * torch.sigmoid(self.slope * logits)

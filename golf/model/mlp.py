@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.model.kernels.mlp import activate, mlp
 from golf.model.linear import Adapters, Linear
 from golf.params.model import Model
 
@@ -29,10 +29,13 @@ class MLP(nn.Module):
         star = config.activation == "star_relu"
         self.star_scale = nn.Parameter(torch.tensor(STAR_SCALE)) if star else None
         self.star_bias = nn.Parameter(torch.tensor(STAR_BIAS)) if star else None
+        self.kernels = False
 
     def forward(self, x: Tensor, adapters: Adapters | None) -> Tensor:
         """Expand, activate, contract."""
-        z = F.leaky_relu(self.up(x, adapters), self.slope).square()
+        if self.kernels and adapters is None and self.star_scale is None:
+            return mlp(x, self.up.seen_weight(), self.down.seen_weight(), self.slope, kernel=True)
+        z = activate(self.up(x, adapters), self.slope)
         if self.star_scale is not None and self.star_bias is not None:
             z = self.star_scale.to(z.dtype) * z + self.star_bias.to(z.dtype)
         return self.down(z, adapters)

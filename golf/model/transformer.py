@@ -17,9 +17,11 @@ from golf.model.attention import Documents, prepare
 from golf.model.block import Block, Lanes
 from golf.model.depth import Skips, plan_passes
 from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
-from golf.model.heads import OutputGate, Shared, for_repeat
+from golf.model.heads import Attention, OutputGate, Shared, for_repeat
+from golf.model.kernels import loss as loss_kernel
 from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
+from golf.model.mlp import MLP
 from golf.model.norm import rms_norm
 from golf.model.rope import ntk_base, rotation
 from golf.params.model import Model
@@ -39,6 +41,7 @@ class Transformer(nn.Module):
     Attributes:
         compute_dtype: dtype of the activations; bf16 on GPUs. Set it before the first forward pass.
         passes: how often the looped layers run; see :meth:`set_passes`.
+        fused_loss: the head and the loss are one kernel where there are targets; see :meth:`use_kernels`.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
@@ -46,6 +49,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size, self.bos_id = config, vocab_size, bos_id
         self.attention = attention
         self.compute_dtype = torch.float32
+        self.fused_loss = False
         kv_dim = config.dim // config.num_heads * config.num_kv_heads
         has_values = config.value_embed_dim > 0 and config.value_embed_layers > 0
         self.embed = Embedding(vocab_size, config.dim)
@@ -93,6 +97,18 @@ class Transformer(nn.Module):
             raise ValueError(f"found {passes} passes, needed 1 to model.loop_passes ({self.config.loop_passes})")
         self.passes = passes
         self.plan = plan_passes(self.config, passes)
+
+    def use_kernels(self, on: bool = True) -> None:
+        """Compute what :mod:`golf.model.kernels` has a kernel for with it, where there are no adapters.
+
+        For training: the loss must then be the mean or the sum of what ``forward`` returns, and no hook sees a matrix
+        product that a kernel contains.
+        """
+        symmetric = self.softcaps is None
+        self.fused_loss = on and symmetric and loss_kernel.takes(self.vocab_size, self.config.logit_softcap)
+        for module in self.modules():
+            if isinstance(module, Block | Attention | MLP):
+                module.kernels = on
 
     def adapter_shapes(self) -> dict[str, tuple[int, int]]:
         """(out, in) of every matrix that an adapter can add to, by the adapter's name, at the present passes."""
@@ -146,8 +162,13 @@ class Transformer(nn.Module):
                 kept[index] = x
         if second is not None:
             x = 0.5 * (x + second)
+        x = rms_norm(x)
+        if self.fused_loss and targets is not None and adapters is None:
+            fused = loss_kernel.linear_cross_entropy
+            nll = fused(x.flatten(0, 1), weight, targets.flatten(), self.config.logit_softcap, kernel=True)
+            return nll.view_as(targets)
         cap = self.config.logit_softcap if self.softcaps is None else self.softcaps
-        logits = self.head(rms_norm(x), weight, adapters).float()
+        logits = self.head(x, weight, adapters).float()
         return softcap(logits, cap) if targets is None else softcapped_nll(logits, targets, cap)
 
     def embed_tokens(self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None) -> Tensor:

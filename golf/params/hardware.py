@@ -20,6 +20,7 @@ class Hardware(Section):
     )
     attention: Literal["auto", "fa4", "fa3", "fa2", "cudnn", "flash", "flex", "sdpa"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: on with a GPU
+    kernels: Literal["auto", "off"] = "auto"  # our Triton kernels in training; auto: on with a GPU that runs them
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock
     nccl: dict[str, str] | None = None  # NCCL_* settings of the ranks, as NCCL's own documentation names them
     nccl_timeout: float = 120.0  # seconds for the ranks to find each other and exchange the first number

@@ -12,6 +12,7 @@ from torch import Tensor
 from golf.data.loader import Loader, Stream, WindowLoader
 from golf.data.packing import PackedLoader, document_starts
 from golf.model.attention import choose_backend
+from golf.model.kernels.launch import kernels_available
 from golf.model.weights import ModelSpec, build
 from golf.optim.averaging import Averages
 from golf.optim.groups import build_optimizer
@@ -61,6 +62,10 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
     compiled, why_compiled = choose_compile(config.hardware, device)
     seed_all(config.seed)
     model = build(ModelSpec(config.model, config.vocab_size, config.bos_id), attention=attention, device=device)
+    kernels, why_kernels = kernels_available(device)
+    if config.hardware.kernels == "off":
+        kernels, why_kernels = False, "hardware.kernels"
+    model.use_kernels(kernels)
     averages = Averages(model, train.ema_decays, swa_share=train.swa_share, swa_every=train.swa_every)
     store = None
     if config.checkpoints is not None:
@@ -74,13 +79,15 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
         "accumulation": division.rows // division.micro_rows,
         "attention": f"{attention}: {why_attention}",
         "compiled": compiled,
+        "kernels": kernels,
         "torch": torch.__version__,
         "nccl": config.hardware.nccl or {},
     }
     if ranks.first:
         say(
             f"{name} x {ranks.count}; attention {facts['attention']}; "
-            f"{'compiled' if compiled else 'eager'}: {why_compiled}; {facts['accumulation']} micro-batches of "
+            f"{'compiled' if compiled else 'eager'}: {why_compiled}; kernels {'on' if kernels else 'off'}: "
+            f"{why_kernels}; {facts['accumulation']} micro-batches of "
             f"{facts['micro_batch_tokens']:,} tokens a step; clock: {plan.clock}"
         )
     return Run(

@@ -45,11 +45,16 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float,
     if not kernel:
         logits = F.linear(x, weight.to(x.dtype)).float()
         return softcapped_nll(logits[None], targets[None], cap)[0]
-    if len(weight) > MOST_TOKENS or not 0 < cap <= HIGHEST_CAP:
+    if not takes(len(weight), cap):
         found = f"{len(weight)} tokens and cap {cap}"
         raise ValueError(f"linear_cross_entropy: found {found}, needed at most {MOST_TOKENS} and {HIGHEST_CAP}")
     gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return _linear_nll(x.contiguous(), weight, targets, cap, gradient)[0]
+
+
+def takes(vocabulary: int, cap: float) -> bool:
+    """Whether the kernel can: one program holds a row of logits, and the softmax needs no maximum."""
+    return vocabulary <= MOST_TOKENS and 0 < cap <= HIGHEST_CAP
 
 
 @torch.library.custom_op(

@@ -33,18 +33,20 @@ def mix_norm(
     The kernel normalises u before it is rounded, the twin after.
 
     Args:
-        terms: K tensors (N, D) of one dtype, K from 1 to 4.
+        terms: K tensors (…, D) of one dtype and shape, K from 1 to 4.
         coefficients: (K, D) fp32; the twin rounds them to the dtype of the terms.
         scale: of the normalised result.
         kernel: use the kernels, else their twin.
 
     Returns:
-        u and its norm, each (N, D) in the dtype of the terms.
+        u and its norm, each (…, D) in the dtype of the terms.
     """
     if not 1 <= len(terms) <= MOST_TERMS:
         raise ValueError(f"mix_norm: found {len(terms)} terms, needed 1 to {MOST_TERMS}")
     if kernel:
-        return _mix_norm([term.contiguous() for term in terms], coefficients, scale)
+        rows = [term.reshape(-1, term.shape[-1]).contiguous() for term in terms]
+        mixed, normed = _mix_norm(rows, coefficients, scale)
+        return mixed.view_as(terms[0]), normed.view_as(terms[0])
     rounded = coefficients.to(terms[0].dtype)
     mixed = rounded[0] * terms[0]
     for coefficient, term in zip(rounded[1:], terms[1:], strict=True):

@@ -28,18 +28,23 @@ def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, kernel: bool = False)
     With the kernels the gradients of the matrices come out in fp32; the twin rounds them to the dtype of x.
 
     Args:
-        x: (N, D), bf16 or fp32.
+        x: (…, D), bf16 or fp32.
         up: (hidden, D) fp32.
         down: (D, hidden) fp32; D and hidden multiples of 8.
         slope: 0 for the squared ReLU.
         kernel: use the kernels, else their twin.
 
     Returns:
-        (N, D) in the dtype of x.
+        (…, D) in the dtype of x.
     """
     if not kernel:
-        return F.linear(F.leaky_relu(F.linear(x, up.to(x.dtype)), slope).square(), down.to(x.dtype))
-    return _mlp(x.contiguous(), up, down, slope)[0]
+        return F.linear(activate(F.linear(x, up.to(x.dtype)), slope), down.to(x.dtype))
+    return _mlp(x.reshape(-1, x.shape[-1]).contiguous(), up, down, slope)[0].view_as(x)
+
+
+def activate(z: Tensor, slope: float) -> Tensor:
+    """z² above zero and (slope z)² below."""
+    return F.leaky_relu(z, slope).square()
 
 
 @torch.library.custom_op(

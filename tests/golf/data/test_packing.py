@@ -126,7 +126,8 @@ def test_the_room_for_segments_is_the_same_for_every_row_and_aligned() -> None:
         assert rows.starts.shape == (30, loader.capacity + 1)
         assert rows.starts.dtype == torch.int32
     # The records' rows: 98,304 tokens of documents of 900 on average, at most 2,048 of context.
-    assert 200 < capacity(9_000_000, 10_000, 98_304, 2048) < 400
+    assert capacity(np.full(10_000, 900), 98_304, 2048) == 191, "109 a row, 4 x 10.5 more, and an end"
+    assert capacity(np.full(10_000, 900), 98_304, 512) == 319, "each is cut once"
 
 
 def test_a_row_of_too_many_documents_leaves_the_shortest_out_and_stays_full() -> None:

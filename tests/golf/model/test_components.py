@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from golf.model.embedding import BigramHash, SmearGate, has_predecessor
-from golf.model.heads import exclude_own_value
+from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.norm import rms_norm
 from golf.model.rope import rotate, rotation
@@ -106,13 +106,13 @@ def test_a_bos_at_any_place_embeds_as_at_the_start():
 def test_xsa_leaves_nothing_along_the_own_value():
     generator = torch.Generator().manual_seed(0)
     y, v = torch.randn(2, 5, 6, 8, generator=generator), torch.randn(2, 5, 3, 8, generator=generator)
-    out = exclude_own_value(y, v)
+    out = exclude_and_gate(y, v)
     repeated = v.repeat_interleave(2, dim=2)
     assert (out * repeated).sum(-1).abs().max() < 1e-5
     unit = F.normalize(repeated.double(), dim=-1)
     expected = y.double() - (y.double() * unit).sum(-1, keepdim=True) * unit
     assert torch.allclose(out.double(), expected, atol=1e-5)
-    assert torch.equal(exclude_own_value(y, torch.zeros_like(v)), y)
+    assert torch.equal(exclude_and_gate(y, torch.zeros_like(v)), y)
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 700])

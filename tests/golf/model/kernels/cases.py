@@ -82,22 +82,3 @@ def small() -> list[Case]:
         exclusive((2, 19, 6, 12), 2, gated=False),
         exclusive((1, 16, 4, 16), 4, gated=True),
     ]
-
-
-def averages() -> tuple[list[Tensor], list[list[Tensor]], tuple[float, ...], list[list[Tensor]]]:
-    """Weights, three averages of them, three steps, and what the averages become (fp64)."""
-    torch.manual_seed(0)
-    weights = [torch.randn(shape) for shape in ((5000,), (7,), (40, 30), (2,), (4096,), ())]
-    kept = [[torch.randn_like(weight) for weight in weights] for _ in range(3)]
-    steps = (0.1, 0.5, 0.003)
-    expected = [
-        [a.double() + step * (w.double() - a.double()) for a, w in zip(average, weights, strict=True)]
-        for average, step in zip(kept, steps, strict=True)
-    ]
-    return weights, kept, steps, expected
-
-
-def assert_averages(found: list[list[Tensor]], expected: list[list[Tensor]]) -> None:
-    for own, wide in zip(found, expected, strict=True):
-        for a, b in zip(own, wide, strict=True):
-            torch.testing.assert_close(a.double(), b, rtol=1e-6, atol=1e-6)

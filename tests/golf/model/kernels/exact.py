@@ -26,10 +26,6 @@ def exclude_and_gate(y, v, gate=None):
     return y if gate is None else y * gate[..., None]
 
 
-def symmetric_product(x, alpha=1.0, add=None, beta=0.0):
-    return alpha * x @ x.mT + (0.0 if add is None else beta * add)
-
-
 def errors(function, formula, inputs, uniform=False):
     """Relative errors, by name, of the outputs of ``function`` and of the gradients of all its floating inputs.
 

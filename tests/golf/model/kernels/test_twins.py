@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from golf.model.kernels.averages import Lerps
 from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.launch import kernels_available
 from golf.model.kernels.loss import linear_cross_entropy
 from golf.model.kernels.mix_norm import mix_norm
 from golf.model.kernels.mlp import mlp
-from golf.model.kernels.symmetric import symmetric_product
 from tests.golf.model.kernels import cases, exact
 
 
@@ -25,27 +23,9 @@ def test_kernels_are_refused_where_there_is_no_gpu():
     assert "found cpu" in reason
 
 
-def test_averages_reach_every_number():
-    weights, averages, steps, expected = cases.averages()
-    Lerps(weights, averages)(steps)
-    cases.assert_averages(averages, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_symmetric_product(dtype):
-    x = torch.randn(2, 5, 9, dtype=dtype)
-    gram = symmetric_product(x, 0.5)
-    torch.testing.assert_close(gram, exact.symmetric_product(x, 0.5))
-    torch.testing.assert_close(symmetric_product(gram, -2.0, gram, 3.0), 3.0 * gram - 2.0 * gram @ gram)
-
-
 def test_sizes_that_no_kernel_takes_are_refused():
     with pytest.raises(ValueError, match="found 5 terms, needed 1 to 4"):
         mix_norm([torch.zeros(2, 3)] * 5, torch.zeros(5, 3))
-    with pytest.raises(ValueError, match="found 0 at once, needed 1 to 4"):
-        Lerps([torch.zeros(3)], [])
-    with pytest.raises(ValueError, match="needed contiguous fp32"):
-        Lerps([torch.zeros(3, 4).mT], [[torch.zeros(4, 3)]])
     x, first = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"found 40000 tokens and cap 30\.0, needed at most 32768"):
         linear_cross_entropy(x, torch.zeros(40000, 2), first, 30.0, kernel=True)
