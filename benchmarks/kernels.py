@@ -206,7 +206,7 @@ def main() -> None:
         device = torch.cuda.get_device_name()
         content = {"device": device, "torch": torch.__version__, "tokens": TOKENS, "ms": rows}
         content |= {"tflops": round(tflops), "copy_tb_s": round(bandwidth, 2)}
-        write_json(RESULTS / f"kernels-{device.split()[-1].lower()}.json", content)
+        write_json(RESULTS / f"kernels-{device.removeprefix('NVIDIA ').split()[0].lower()}.json", content)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Documents(NamedTuple):
 
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]  # q, k, v, what `prepare` gave -> y; shapes as in `attend`
 
-# By speed, as measured on an H200; docs/flash-attention.md has the table.
+# By speed, as measured on an H200: docs/flash-attention.md.
 AUTO_ORDER = ("fa3", "cudnn", "fa2", "flash", "sdpa")
 NAMES = (*AUTO_ORDER, "fa4", "flex")  # these two are never chosen by themselves
 MODULES = {"fa4": "flash_attn.cute", "fa3": "flash_attn_interface", "fa2": "flash_attn"}

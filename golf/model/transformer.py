@@ -41,7 +41,7 @@ class Transformer(nn.Module):
     Attributes:
         compute_dtype: dtype of the activations; bf16 on GPUs. Set it before the first forward pass.
         passes: how often the looped layers run; see :meth:`set_passes`.
-        fused_loss: the head and the loss are one kernel where there are targets; see :meth:`use_kernels`.
+        kernels: whether training's kernels are on; see :meth:`use_kernels`.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size, self.bos_id = config, vocab_size, bos_id
         self.attention = attention
         self.compute_dtype = torch.float32
-        self.fused_loss = False
+        self.kernels = self.fused_loss = False
         kv_dim = config.dim // config.num_heads * config.num_kv_heads
         has_values = config.value_embed_dim > 0 and config.value_embed_layers > 0
         self.embed = Embedding(vocab_size, config.dim)
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
         For training: the loss must then be the mean or the sum of what ``forward`` returns, and no hook sees a matrix
         product that a kernel contains.
         """
-        symmetric = self.softcaps is None
+        self.kernels, symmetric = on, self.softcaps is None
         self.fused_loss = on and symmetric and loss_kernel.takes(self.vocab_size, self.config.logit_softcap)
         for module in self.modules():
             if isinstance(module, Block | Attention | MLP):

@@ -34,6 +34,13 @@ def test_a_looped_layer_counts_each_time_it_runs() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_what_kernels_contain_is_counted_too() -> None:
+    model = Transformer(PLAIN, 50)
+    model.use_kernels()
+    assert count_work(model) == count_work(Transformer(PLAIN, 50))
+    assert model.kernels
+
+
 def test_peaks_are_told_apart_by_the_device_s_name() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989.4e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
