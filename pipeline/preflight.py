@@ -1,27 +1,40 @@
 """Hold every parameter, and every path that a parameter names, before DVC starts: ``python -m pipeline.preflight``.
 
-A stage checks its own parameters when its turn comes, and DVC looks for its inputs: of a path that is not there it says
-no more than the errno, and of ``seeds: 5`` that a value is not iterable.
+A stage checks its own parameters when its turn comes, and DVC looks for its inputs: of a path that is not there, or
+that it may not write, it says no more than the errno, and of ``seeds: 5`` that a value is not iterable.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from golf.data.tokenizer import find_model, load_sentencepiece
 from golf.params.base import check_every_section, load
 from golf.params.data import Data
+from golf.params.hardware import Hardware
 from golf.params.tokenizer import Tokenizer
-from golf.runtime.errors import MissingInput, run_main
+from golf.runtime.device import uses_gpu
+from golf.runtime.errors import Exit, FairwayError, MissingInput, run_main
+
+WRITTEN = ("data", "build", "runs", "reports")
 
 
 def preflight() -> None:
     """Refuse what a run would fail on later.
 
     Raises:
-        FairwayError: a parameter is wrong.
+        FairwayError: a parameter is wrong, a GPU is asked for that is not there, a tokenizer is none, or a folder
+            cannot be written.
         MissingInput: a path is not there.
     """
     check_every_section()
+    uses_gpu(load(Hardware))
+    for name in WRITTEN:
+        folder = Path(name)
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            found = "a folder that this user cannot write to" if folder.is_dir() else "a file"
+            raise FairwayError(f"{name}/: found {found}, needed a writable folder", hint=f"ls -ld {name}", code=Exit.IO)
     data = load(Data)
     for key, path, usual in (
         ("data.path", data.path, Data.path),
@@ -30,6 +43,9 @@ def preflight() -> None:
     ):
         if not Path(path).exists():
             raise MissingInput(f"{key}: {path}: no such file or folder", hint=f"dvc exp run -S {key}={usual}")
+    model = find_model(load(Tokenizer).model)
+    if model is not None:
+        load_sentencepiece(model)
 
 
 if __name__ == "__main__":

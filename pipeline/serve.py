@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -19,12 +20,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
 from pipeline.supervise import started, with_this_python
+from pipeline.track import experiment_id
 
 HOST = "127.0.0.1"
 POOL = "fairway"
@@ -61,7 +64,8 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
         _free(flag, port)
     LOGS.mkdir(exist_ok=True)
     env = environment(prefect_port)
-    uri = absolute_uri(load(Tracking).uri, top_folder(Path.cwd()))
+    tracking = load(Tracking)
+    uri = absolute_uri(tracking.uri, top_folder(Path.cwd()))
     with contextlib.ExitStack() as services:
 
         def start(name: str, *arguments: str) -> subprocess.Popen[str]:
@@ -70,26 +74,54 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
             return services.enter_context(started(command, name, grace=STOP_SECONDS, output=log, env=env))
 
         server = start("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port))
+        runs = ""
         if database_file(uri):
-            with open_store(uri):  # made here, once: MLflow's own processes would race to make it
-                pass
+            with open_store(uri) as client:  # made here, once: MLflow's own processes would race to make it
+                runs = f"/#/experiments/{experiment_id(client, tracking.experiment, uri)}/runs"
         page = start("mlflow", "mlflow", *_mlflow(uri, mlflow_port))
         _ready("prefect-server", server, f"http://{HOST}:{prefect_port}/api/health")
         _prefect(env, "work-pool", "create", POOL, "--type", "process", "--overwrite")
         _prefect(env, "work-pool", "set-concurrency-limit", POOL, "1")
         _prefect(env, "--no-prompt", "deploy", "--all")
+        for name in end_orphans(f"{env['PREFECT_API_URL']}/flow_runs"):
+            print(f"serve: run {name} was cut off with an earlier worker: marked as crashed", flush=True)
         worker = start("prefect-worker", "prefect", "worker", "start", "--pool", POOL, "--name", "local")
         _ready("mlflow", page, f"http://{HOST}:{mlflow_port}/health")
-        print(instructions(prefect_port, mlflow_port), flush=True)
+        print(instructions(prefect_port, mlflow_port, runs), flush=True)
         _wait({"prefect-server": server, "mlflow": page, "prefect-worker": worker})
 
 
-def instructions(prefect_port: int, mlflow_port: int) -> str:
-    """Where the pages are and how a run is started."""
+def end_orphans(flow_runs: str) -> list[str]:
+    """Mark the pool's unfinished runs as crashed, and return their names: they would hold its only place for ever.
+
+    To be called before the worker starts. The server is this folder's own, and so was any worker before.
+    """
+    begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    found = _post(f"{flow_runs}/filter", {"flow_runs": begun, "work_pools": {"name": {"any_": [POOL]}}})
+    for run in found:
+        state = {"type": "CRASHED", "message": "The worker was stopped while it ran."}
+        _post(f"{flow_runs}/{run['id']}/set_state", {"state": state, "force": True})
+    return [run["name"] for run in found]
+
+
+def _post(url: str, content: dict[str, Any]) -> Any:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
+    with _direct().open(request, timeout=30) as response:
+        return json.load(response)
+
+
+def _direct() -> urllib.request.OpenerDirector:
+    """Without a proxy: a user's knows nothing of this machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def instructions(prefect_port: int, mlflow_port: int, runs: str = "") -> str:
+    """Where the pages are and how a run is started; ``runs`` is the page of the experiment's runs."""
     api = f"http://{HOST}:{prefect_port}/api"
     return f"""
 Prefect  http://{HOST}:{prefect_port}
-MLflow   http://{HOST}:{mlflow_port}
+MLflow   http://{HOST}:{mlflow_port}{runs}
 
 Run now:      PREFECT_API_URL={api} prefect deployment run nightly/nightly
 With a knob:  PREFECT_API_URL={api} prefect deployment run on-demand/on-demand -p overrides='["quant.bits=5"]'
@@ -124,10 +156,7 @@ def _prefect(env: dict[str, str], *arguments: str) -> None:
 
 def _ready(name: str, process: subprocess.Popen[str], url: str) -> None:
     """Return once ``url`` answers."""
-    direct = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # a user's proxy knows nothing of this machine
-    end = time.monotonic() + READY_SECONDS
+    direct, end = _direct(), time.monotonic() + READY_SECONDS
     while True:
         with contextlib.suppress(OSError, urllib.error.URLError), direct.open(url, timeout=5):
             return

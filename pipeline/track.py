@@ -42,7 +42,7 @@ def main() -> None:
     state = read_state(root, load_seeds())
     uri = absolute_uri(tracking.uri, top_folder(root))
     with open_store(uri) as client:
-        experiment = _experiment(client, tracking.experiment, uri)
+        experiment = experiment_id(client, tracking.experiment, uri)
         new = upsert(client, experiment, state, describe(root, state))
     what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
     print(f"track: {what} in {tracking.experiment!r}: {state.verdict}", flush=True)
@@ -59,17 +59,37 @@ def upsert(client: Any, experiment: str, state: GraphState, tags: Mapping[str, s
             return False
         for run in [*family, found]:  # what an interrupted run left
             client.delete_run(run.info.run_id)
-    name = tags.get("dvc.exp_name") or state.key[:8]
+    reused = {seed.seed: _reused(client, experiment, seed) for seed in state.seeds}
+    begun = [t for seed in state.seeds for stage, t in seed.started_at.items() if stage not in reused[seed.seed]]
+    span = (min(begun, default=state.span[1]), state.span[1])
+    name = title(state, _latest(client, experiment), tags.get("dvc.exp_name", ""))
     note = {"mlflow.note.content": state.verdict, "comparable": str(state.comparable).lower(), KEY: state.key}
-    parent = _start(client, experiment, name, {**tags, **note}, state.span[0])
-    _log(client, parent, state.params, state.metrics, {}, state.span)
+    parent = _start(client, experiment, name, {**tags, **note}, span[0])
+    _log(client, parent, state.params, state.metrics, {}, span)
     for path in state.files:
         client.log_artifact(parent, str(path))
     for seed in state.seeds:
-        _child(client, experiment, parent, state, seed, tags)
+        _child(client, experiment, parent, state, seed, tags, reused[seed.seed])
     client.set_tag(parent, COMPLETE, "true")
     client.set_terminated(parent, "FINISHED", end_time=_milliseconds(state.span[1]))
     return True
+
+
+def title(state: GraphState, before: Mapping[str, str], experiment: str = "") -> str:
+    """A run's name: its score, and what it is: the parameters that differ from those ``before``, up to two of them.
+
+    Else the DVC experiment, or the beginning of the key.
+    """
+    score = state.metrics.get("aggregate.bpb_mean")
+    changed = [f"{key}={value}" for key, value in state.params.items() if before and before.get(key) != value]
+    what = " ".join(changed) if 0 < len(changed) <= 2 else experiment or state.key[:8]
+    return what if score is None else f"{what} · {score:.4f} bpb"
+
+
+def _latest(client: Any, experiment: str) -> Mapping[str, str]:
+    """The parameters of the newest whole state; none of the first."""
+    found = _search(client, experiment, {COMPLETE: "true"})
+    return max(found, key=lambda run: run.info.start_time).data.params if found else {}
 
 
 def describe(root: Path, state: GraphState) -> dict[str, str]:
@@ -91,7 +111,12 @@ def describe(root: Path, state: GraphState) -> dict[str, str]:
     return tags
 
 
-def _experiment(client: Any, name: str, uri: str) -> str:
+def experiment_id(client: Any, name: str, uri: str) -> str:
+    """The experiment's id; it is made if need be.
+
+    Raises:
+        FairwayError: it was deleted in MLflow.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         file = database_file(uri)
@@ -106,9 +131,14 @@ def _experiment(client: Any, name: str, uri: str) -> str:
 
 
 def _child(
-    client: Any, experiment: str, parent: str, state: GraphState, seed: SeedState, tags: Mapping[str, str]
+    client: Any,
+    experiment: str,
+    parent: str,
+    state: GraphState,
+    seed: SeedState,
+    tags: Mapping[str, str],
+    reused: list[str],
 ) -> None:
-    reused = _reused(client, experiment, seed)
     own = {key: value for key, value in tags.items() if not key.startswith("dvc.stage.")}
     ends = f".{seed.seed}"
     own |= {key.removesuffix(ends): value for key, value in tags.items() if key.endswith(ends)}

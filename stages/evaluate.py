@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.params.base import load, to_dict
+from golf.params.base import check_every_section, load, to_dict
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.device import process_count
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description="Score the artifact as it ships.")
     parser.add_argument("--seed", type=int, required=True, help="which of runs/compress to score")
     seed = parser.parse_args().seed
+    check_every_section()
     config, hardware = load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")

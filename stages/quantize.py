@@ -16,7 +16,7 @@ from pathlib import Path
 from golf.data.bytecount import ByteTable
 from golf.model.attention import choose_backend
 from golf.model.weights import build, load_spec, load_state, tensor_groups
-from golf.params.base import load
+from golf.params.base import check_every_section, load
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
 from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.quantize", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seed", type=int, required=True)
     seed = parser.parse_args().seed
+    check_every_section()  # a bad stats.alpha must not be found out after every seed was scored
     config, hardware = load(Quant), load(Hardware)
     device = prepare(hardware)
     attention, _ = choose_backend(hardware.attention, device)

@@ -42,13 +42,15 @@ def check_budget(
 
 def _advice(model_bytes: int, room: int, metadata: Mapping[str, Any]) -> str:
     """The widest quantisation that should fit, else fewer layers."""
+    if room <= 0:
+        return "a larger budget.artifact_bytes: the code alone is over it"
     bits, shape = metadata.get("bits"), metadata.get("model")
-    if type(bits) is int and room > 0:
+    if type(bits) is int:
         for narrower in range(bits - 1, 2, -1):
             if model_bytes * _code_entropy(narrower) / _code_entropy(bits) <= room:
                 return f"dvc exp run -S quant.bits={narrower}"
     layers = shape.get("num_layers") if isinstance(shape, dict) else None
-    if type(layers) is int and room > 0 and (fewer := layers * room // model_bytes) >= 1:
+    if type(layers) is int and (fewer := layers * room // model_bytes) >= 1:
         return f"dvc exp run -S model.num_layers={fewer}"
     return "a smaller model.dim or tokenizer.vocab_size"
 

@@ -13,9 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import golf.params
-from golf.params.base import Section, load, load_seeds
+from golf.params.base import PARAMS_FILE, Section, load, load_seeds, read_document
 from golf.params.stats import Stats
-from golf.runtime.errors import MissingInput, run_main
+from golf.runtime.errors import ConfigError, MissingInput, run_main
 
 
 def sections() -> list[type[Section]]:
@@ -28,7 +28,11 @@ def sections() -> list[type[Section]]:
 
 
 def main() -> None:
-    """Check all sections, the seeds, and that the baseline exists."""
+    """Check all sections, that there are no others, the seeds, and that the baseline exists."""
+    known = {section.SECTION for section in sections()}
+    for name in read_document(PARAMS_FILE):
+        if name not in known | {"seeds"}:
+            raise ConfigError(f"{PARAMS_FILE}: unknown section {name!r}; known: {', '.join(sorted(known))}")
     checked = [load(section) for section in sections()]
     load_seeds()
     baseline = next(section.baseline for section in checked if isinstance(section, Stats))

@@ -101,7 +101,7 @@ def _disk_error(error: OSError) -> str | None:
     near = _nearest(Path("." if where == "the working directory" else where))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         inside = near.resolve().is_relative_to(Path.cwd())
-        hint = "dvc gc --workspace" if inside else f"df -h {near}"
+        hint = "dvc gc --workspace --all-experiments" if inside else f"df -h {near}"
         return f"{where}: no space left on the device; nothing half-written was kept. Try: {hint}"
     if error.errno in (errno.EIO, errno.EFBIG):
         return f"{where}: {error.strerror}; the disk must take the whole file. Try: df -h {near}"

@@ -203,7 +203,7 @@ def check(config: TrainConfig) -> None:
     if needed > free:
         raise FairwayError(
             f"{os.fspath(parent)}: {free:,} bytes free, needed {needed:,} for the weights and their averages",
-            hint="dvc gc --workspace",
+            hint="dvc gc --workspace --all-experiments",
             code=Exit.IO,
         )
 
@@ -246,9 +246,10 @@ def check_shards(config: TrainConfig) -> None:
     train = config.train
     if paths and tokens <= train.batch_tokens:
         fitting = max(tokens - 1, 0) // train.seq_len * train.seq_len
+        smaller = f"dvc exp run -S train.batch_tokens={fitting} -S train.micro_batch_tokens={fitting}, or more text"
         raise DataError(
             f"{config.shards}: {tokens:,} tokens of the split 'train', a step needs {train.batch_tokens + 1:,}",
-            hint=f"dvc exp run -S train.batch_tokens={max(fitting, train.seq_len)} (or more text)",
+            hint=smaller if fitting else "more text: data.path, data.max_documents, data.max_bytes",
         )
 
 

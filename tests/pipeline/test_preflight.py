@@ -40,6 +40,8 @@ def test_the_defaults_pass_in_silence(here: Path) -> None:
         ),
         ({"data": {"val_path": "nowhere"}}, 66, "data.val_path: nowhere: no such file or folder"),
         ({"tokenizer": {"model": "nowhere"}}, 66, "tokenizer.model: nowhere: no such file or folder"),
+        ({"hardware": {"device": "cuda"}}, 78, "hardware.device=cuda: torch"),
+        ({"qaunt": {"bits": 4}}, 78, "unknown section 'qaunt'; known: audit, budget"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_its_exit_code(here: Path, changes: dict, code: int, said: str) -> None:
@@ -49,3 +51,20 @@ def test_what_is_wrong_is_one_line_and_its_exit_code(here: Path, changes: dict, 
     assert done.stderr.startswith("preflight: ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_tokenizer_that_is_none_is_named_as_the_user_does(here: Path) -> None:
+    (here / "data/source/tokenizer/own.model").write_bytes(b"garbage")
+    write_params(here)
+    done = preflight(here)
+    assert done.returncode == 65
+    assert "data/source/tokenizer/own.model: not a SentencePiece model" in done.stderr
+
+
+def test_a_file_where_a_folder_is_written(here: Path) -> None:
+    (here / "runs").write_text("")
+    write_params(here)
+    done = preflight(here)
+    assert (done.returncode, done.stderr) == (
+        74, "preflight: runs/: found a file, needed a writable folder. Try: ls -ld runs\n"
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Serving on this machine alone: nothing that a user's environment says may come between."""
 
 import http.server
+import json
 import socket
 import subprocess
 import threading
@@ -65,3 +66,31 @@ def test_a_service_that_ended_is_told_with_its_last_words(
 def test_a_port_that_is_taken_is_refused_with_the_next(port: int) -> None:
     with pytest.raises(ConfigError, match=rf"{port}: Address already in use.*--mlflow-port {port + 1}"):
         serve._free("--mlflow-port", port)
+
+
+def test_runs_that_an_earlier_worker_left_are_ended_before_a_new_one_starts() -> None:
+    asked: list[tuple[str, dict]] = []
+
+    class Api(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            body = json.dumps([{"id": "1-2", "name": "purple-fox"}] if self.path.endswith("filter") else {}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((serve.HOST, 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://{serve.HOST}:{server.server_address[1]}/api/flow_runs"
+        assert serve.end_orphans(url) == ["purple-fox"]
+        server.shutdown()
+    (path, filters), (end, state) = asked
+    assert path == "/api/flow_runs/filter"
+    assert filters["work_pools"] == {"name": {"any_": [serve.POOL]}}
+    assert filters["flow_runs"]["state"]["type"]["any_"] == ["RUNNING", "PENDING", "CANCELLING"]
+    assert end == "/api/flow_runs/1-2/set_state"
+    assert state["force"] is True
+    assert state["state"]["type"] == "CRASHED"

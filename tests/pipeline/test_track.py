@@ -13,7 +13,7 @@ import pytest
 from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError, MissingInput
 from pipeline.graph_state import SEED_STAGES, flatten, lock_hashes, read_curves, read_state
 from pipeline.mlflow_store import absolute_uri, file_lock, open_store, top_folder
-from pipeline.track import COMPLETE, KEY, PARENT, describe, upsert
+from pipeline.track import COMPLETE, KEY, PARENT, describe, title, upsert
 
 pytest.importorskip("mlflow")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,6 +113,18 @@ def test_a_parent_and_a_child_a_seed_with_everything_on_them(root: Path) -> None
         files = {item.path for item in client.list_artifacts(parent.info.run_id)}
         assert {"aggregate.json", "submission.json", "params.json"} <= files
         assert {item.path for item in client.list_artifacts(child.info.run_id)} == set(SEED_STAGES)
+
+
+def test_a_run_is_called_by_what_differs_from_the_last_and_its_score(root: Path) -> None:
+    state = read_state(root, SEEDS)
+    assert title(state, {}) == f"{state.key[:8]} · 1.9000 bpb"
+    assert title(state, {}, "gauge-vina") == "gauge-vina · 1.9000 bpb"
+    assert title(state, {**state.params, "quant.bits": "5"}, "gauge-vina") == "quant.bits=6 · 1.9000 bpb"
+    assert title(state, state.params, "gauge-vina") == "gauge-vina · 1.9000 bpb", "only the code differs"
+    assert title(state, {"another": "1"}, "gauge-vina") == "gauge-vina · 1.9000 bpb", "too much differs"
+    assert log(root)
+    (parent,) = (run for run in runs(root) if PARENT not in run.data.tags)
+    assert parent.info.run_name.endswith(" · 1.9000 bpb")
 
 
 def test_again_changes_nothing(root: Path) -> None:

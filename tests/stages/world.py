@@ -53,7 +53,7 @@ def write_params(folder: Path, **changes: Any) -> None:
     document["hardware"] |= {"device": "cpu", "threads": 1}
     document["stats"]["baseline"] = str(ROOT / document["stats"]["baseline"])
     for section, values in changes.items():
-        document[section] = document[section] | values if isinstance(values, dict) else values
+        document[section] = document.get(section, {}) | values if isinstance(values, dict) else values
     write(folder / "params.yaml", yaml.safe_dump(document, sort_keys=False))
 
 

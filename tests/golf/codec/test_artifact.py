@@ -95,7 +95,7 @@ def test_over_budget_is_said_as_the_design_does() -> None:
         (30_000, 120_000_000, {"bits": 6, "model": {"num_layers": 11}}, "model.num_layers=1"),
         (30_000, 16_000_000, {"bits": 3, "model": {"num_layers": 11}}, "model.num_layers=10"),
         (30_000, 16_000_000, {}, "model.dim"),
-        (17_000_000, 1, {"bits": 6, "model": {"num_layers": 11}}, "model.dim"),
+        (17_000_000, 1, {"bits": 6, "model": {"num_layers": 11}}, "the code alone is over it"),
     ],
 )
 def test_the_advice_would_help(code: int, model_bytes: int, metadata: dict, advice: str) -> None:
