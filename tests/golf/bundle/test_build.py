@@ -103,7 +103,7 @@ def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
 
 
 def test_its_size(program: Path) -> None:
-    assert program.stat().st_size < 56_000
+    assert program.stat().st_size < 62_000  # the kernels of training are 5,000 of them
 
 
 @pytest.mark.parametrize(
