@@ -36,7 +36,8 @@ def outcome(body: str, **limits: int) -> tuple[int, str]:
         ("raise MissingInput('f: no such file')", 66, "demo: f: no such file\n"),
         ("raise FairwayError('NCCL', code=Exit.RETRY)", 75, "demo: NCCL\n"),
         ("raise OSError(28, 'No space left on device', 'runs/x')", 74,
-         "demo: runs/x: no space left on the device; nothing half-written was kept. Try: dvc gc --workspace --all-experiments\n"),
+         "demo: runs/x: no space left on the device; nothing half-written was kept. "
+         "Try: dvc gc --workspace --all-experiments\n"),
         ("raise OSError(28, 'No space left on device', 'here', None, '/nowhere/x')", 74,
          "demo: /nowhere/x: no space left on the device; nothing half-written was kept. Try: df -h /\n"),
         ("raise OSError(30, 'Read-only file system', '/nowhere/x')", 74,
