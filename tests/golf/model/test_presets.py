@@ -89,9 +89,10 @@ def test_the_newest_preset_scores_each_document_by_itself():
 
 
 @pytest.mark.slow
-def test_the_deepest_preset_compiles_whole():
+@pytest.mark.parametrize("name", ["r1081", "r1061"])
+def test_the_deep_presets_compile_whole(name):
     torch.compiler.reset()
-    model, ids = small("r1061"), tokens(length=25)
+    model, ids = small(name), tokens(length=25)
     # Not by inductor: its C++ for a CPU takes minutes, and it is a GPU that trains this.
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
     for passes in (1, 3):
