@@ -22,6 +22,10 @@ from golf.runtime.errors import Exit, FairwayError
 from golf.runtime.files import write_json
 from golf.train.distributed import Ranks, join, world_size
 
+# The machine's failures, in the words of CUDA, NCCL and gloo: the same command may pass the next time.
+MACHINE = ("CUDA error", "NCCL", "ECC", "uncorrectable", "cuBLAS", "CUBLAS_STATUS", "cudnn", "CUDNN_STATUS",
+           "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")  # fmt: skip
+
 
 @contextmanager
 def connect(hardware: Hardware, failure: Path | None = None) -> Iterator[Ranks]:
@@ -29,7 +33,7 @@ def connect(hardware: Hardware, failure: Path | None = None) -> Iterator[Ranks]:
 
     Args:
         hardware: ``nccl`` is set in this process's environment, where NCCL looks for it.
-        failure: file that gets word of a hang, see :func:`golf.train.launch.launch`.
+        failure: file that gets word of a hang, or of what ended the block; see :func:`golf.train.launch.launch`.
 
     Raises:
         ConfigError, FairwayError: see there; and the first sum was wrong. A hang ends the process, and the word that
@@ -40,7 +44,13 @@ def connect(hardware: Hardware, failure: Path | None = None) -> Iterator[Ranks]:
         with _limited(hardware, failure):
             ranks = group.enter_context(join(hardware))
             first_exchange(ranks)
-        yield ranks
+        try:
+            with machine_failures():
+                yield ranks
+        except FairwayError as error:
+            if failure is not None:  # before the group ends: the others would take this rank's end for a lost network
+                note_failure(failure, error.code, str(error))
+            raise
 
 
 def first_exchange(ranks: Ranks) -> None:
@@ -88,6 +98,26 @@ def _limited(hardware: Hardware, failure: Path | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def machine_failures() -> Iterator[None]:
+    """Turn errors of GPUs and of the network between ranks into FairwayErrors with exit code 75.
+
+    A GPU without memory left is no such failure: it names the parameter that helps.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        text = str(error).split(". ", maxsplit=1)[0]
+        raise FairwayError(text, hint="dvc exp run -S train.micro_batch_tokens=... with half of its value") from error
+    except RuntimeError as error:  # torch's CUDA and distributed errors are kinds of it
+        text = " ".join(str(error).split())
+        if not any(word in text for word in MACHINE):
+            raise
+        raise FairwayError(
+            f"the machine failed: {text[:300]}", hint="the same command again", code=Exit.RETRY
+        ) from error
 
 
 def note_failure(failure: Path, code: int, message: str) -> None:

@@ -17,12 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 from golf.runtime.errors import Exit, FairwayError
 from golf.runtime.files import read_json
 from golf.runtime.isolate import die_with
-from golf.train.connect import note_failure
+from golf.train.connect import machine_failures, note_failure
 
 GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
 # torchrun, ended by the kernel with the process that started it.
@@ -33,9 +31,6 @@ die_with(int(sys.argv.pop(1)))
 from torch.distributed.run import main
 main()
 """
-# The machine's failures, in the words of CUDA, NCCL and gloo: the same command may pass the next time.
-MACHINE = ("CUDA error", "NCCL", "ECC", "uncorrectable", "cuBLAS", "CUBLAS_STATUS", "cudnn", "CUDNN_STATUS",
-           "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")  # fmt: skip
 
 
 def launch(module: str, arguments: Sequence[str], processes: int, threads: int) -> None:
@@ -89,26 +84,6 @@ def reported(work: Callable[[], None], failure: Path | None) -> int:
         note_failure(failure, code, f"rank failed: {type(error).__name__}: {error}")
         raise
     return 0
-
-
-@contextmanager
-def machine_failures() -> Iterator[None]:
-    """Turn errors of GPUs and of the network between ranks into FairwayErrors with exit code 75.
-
-    A GPU without memory left is no such failure: it names the parameter that helps.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        text = str(error).split(". ", maxsplit=1)[0]
-        raise FairwayError(text, hint="dvc exp run -S train.micro_batch_tokens=... with half of its value") from error
-    except RuntimeError as error:  # torch's CUDA and distributed errors are kinds of it
-        text = " ".join(str(error).split())
-        if not any(word in text for word in MACHINE):
-            raise
-        raise FairwayError(
-            f"the machine failed: {text[:300]}", hint="the same command again", code=Exit.RETRY
-        ) from error
 
 
 def _cause(failure: Path, code: int) -> FairwayError:

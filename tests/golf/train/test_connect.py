@@ -18,7 +18,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from golf.params.hardware import Hardware
-from golf.runtime.errors import run_main
+from golf.runtime.errors import DataError, run_main
 from golf.train import connect
 from golf.train.distributed import started_by_torchrun
 from golf.train.launch import launch, reported
@@ -33,6 +33,9 @@ def work(failure):
     with connect.connect(hardware, failure) as ranks:
         assert os.environ["NCCL_NET"] == "Socket"
         sys.stdout.write(f"rank {ranks.index} of {ranks.count}\\n")
+        if sys.argv[1] == "fail" and ranks.first:
+            raise DataError("a: found 1, needed 2")
+        ranks.first_says(0.0)
 
 def main():
     if not started_by_torchrun():
@@ -72,6 +75,12 @@ def test_ranks_that_meet_go_on_with_the_settings(tmp_path: Path) -> None:
     done = run(tmp_path, "meet")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+def test_what_ends_one_rank_is_told_and_not_that_the_others_lost_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "fail")
+    assert done.returncode == Exit.DATA, done.stderr
+    assert done.stderr.splitlines()[-1] == "ranks: a: found 1, needed 2"
 
 
 def test_one_process_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
