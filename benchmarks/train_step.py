@@ -3,7 +3,7 @@
 The steps are those of ``golf.train``, on real shards; only the clock is replaced. On a GPU the floor of a step is the
 time that its products would take at the rate that this very chip reaches on 8192 x 8192 matrices.
 
-    python -m benchmarks.train_step --profile smoke --shards data/shards --plain     # CPU: against a plain loop
+    python -m benchmarks.train_step --profile smoke --shards data/shards
     python -m benchmarks.train_step --profile r1061 --shards data/shards --kernels
     torchrun --standalone --nproc-per-node=2 -m benchmarks.train_step --profile r1061 --shards data/shards
 """
@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True, help="folder with train_*.bin")
     parser.add_argument("--steps", type=int, default=10, help="of a timed block (default: 10)")
     parser.add_argument("--kernels", action="store_true", help="sum the GPU's time by kind of kernel")
-    parser.add_argument("--plain", action="store_true", help="compare with a plain PyTorch loop of the same model")
     parser.add_argument("--out", type=Path, help="JSON to write")
     parsed = parser.parse_args()
     config = configuration(parsed.profile, parsed.set, parsed.shards)
@@ -65,8 +64,6 @@ def main() -> None:
         run = set_up(config, plan, ranks)
         with run.feed:
             result = measure(run, parsed.steps, parsed.kernels, started)
-            if parsed.plain:
-                result["plain_tokens_per_second"] = round(plain_loop(run, parsed.steps))
         if ranks.first:
             report(result)
             if parsed.out:
@@ -223,38 +220,6 @@ def time_parts(run: Run, steps: int) -> dict[str, float]:
     return {name: round(value, 3) for name, value in mean.items()}
 
 
-def plain_loop(run: Run, steps: int) -> float:
-    """Tokens a second of the loop that one would write first: eager, torch's own optimizers, no averages."""
-    model, device = run.state.model, run.ranks.device
-    matrices = [param for name, param in model.named_parameters() if param.dim() == 2 and name.startswith("blocks.")]
-    known = {id(param) for param in matrices}
-    rest = [param for param in model.parameters() if id(param) not in known]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Muon(matrices, lr=1e-3), torch.optim.AdamW(rest, lr=1e-3)]
-    train = run.config.train
-    windows = train.micro_batch_tokens // train.seq_len
-    tokens = torch.randint(run.config.vocab_size, (windows, train.seq_len + 1), device=device)
-
-    def step() -> None:
-        for _ in range(train.batch_tokens // train.micro_batch_tokens):
-            model(tokens[:, :-1], tokens[:, 1:]).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-
-    for _ in range(SETTLE):
-        step()
-    seconds = []
-    for _ in range(BLOCKS):
-        wait_for(device)
-        begin = time.perf_counter()
-        for _ in range(steps):
-            step()
-        wait_for(device)
-        seconds.append(time.perf_counter() - begin)
-    return steps * train.batch_tokens / statistics.median(seconds)
-
-
 def report(result: dict[str, Any]) -> None:
     """The table, for people."""
     print(
@@ -272,9 +237,6 @@ def report(result: dict[str, Any]) -> None:
         for title in ("parts_ms", "kernels_ms"):
             for name, ms in row.get(title, {}).items():
                 print(f"{'':28}{name:32} {ms:9.2f} ms")
-    if "plain_tokens_per_second" in result:
-        plain = result["plain_tokens_per_second"]
-        print(f"plain eager loop: {plain:,} tokens/s; ours is {result['phases'][0]['tokens_per_second'] / plain:.2f}x")
 
 
 if __name__ == "__main__":

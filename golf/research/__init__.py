@@ -1,0 +1,1 @@
+"""Ideas that are tried against the plain model, one module each; nothing of the pipeline imports them."""
