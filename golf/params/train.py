@@ -44,11 +44,11 @@ class Train(Section):
         self.require(self.seconds > self.reserve_seconds >= 0, "seconds", "more than reserve_seconds", 600)
         self.require(self.gpus in (1, 2, 4, 8), "gpus", "1, 2, 4 or 8", 8)
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
-        for key in ("batch_tokens", "micro_batch_tokens"):
-            self.require(
-                getattr(self, key) >= self.seq_len and getattr(self, key) % self.seq_len == 0,
-                key, f"a multiple of seq_len ({self.seq_len})", 8 * self.seq_len,
-            )  # fmt: skip
+        for key in ("micro_batch_tokens", "batch_tokens"):
+            tokens = getattr(self, key)
+            longer = f"at most {key} ({tokens})"
+            self.require(tokens >= self.seq_len, "seq_len", longer, max(tokens, 16))
+            self.require(tokens % self.seq_len == 0, key, f"a multiple of seq_len ({self.seq_len})", 8 * self.seq_len)
         self.require(
             self.batch_tokens % self.micro_batch_tokens == 0,
             "micro_batch_tokens", f"a divisor of batch_tokens ({self.batch_tokens})", self.batch_tokens,

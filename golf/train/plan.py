@@ -119,16 +119,14 @@ def divide(batch_tokens: int, config: Train, row_tokens: int, processes: int) ->
     Raises:
         ConfigError: it is not whole rows, or not whole micro-batches.
     """
-    final = batch_tokens == config.batch_tokens
     rows = batch_tokens // row_tokens
     if rows % processes:
-        key = f"train.{'batch_tokens' if final else 'batch_growth'}"
+        key = f"train.{'batch_tokens' if batch_tokens == config.batch_tokens else 'batch_growth'}"
         kind = "windows" if config.pack == "windows" else "packed rows (train.micro_batch_tokens)"
         what = "do not divide among" if rows > processes else "are fewer than"
-        fitting = f"train.batch_tokens={-(-rows // processes) * processes * row_tokens}"
         raise ConfigError(
             f"{key}: {batch_tokens} = {rows} {kind} of {row_tokens} {what} {processes} processes",
-            hint=f"dvc exp run -S {fitting if final else f'hardware.processes={_divisor(rows, processes)}'}",
+            hint=f"dvc exp run -S hardware.processes={_divisor(rows, processes)}",  # another batch is another result
         )
     rank_rows = rows // processes
     micro_rows = min(config.micro_batch_tokens // row_tokens, rank_rows)
@@ -245,8 +243,10 @@ def check_shards(config: TrainConfig) -> None:
             )
     train = config.train
     if paths and tokens <= train.batch_tokens:
-        fitting = max(tokens - 1, 0) // train.seq_len * train.seq_len
-        smaller = f"dvc exp run -S train.batch_tokens={fitting} -S train.micro_batch_tokens={fitting}, or more text"
+        unit = train.micro_batch_tokens if tokens > train.micro_batch_tokens else train.seq_len
+        fitting = max(tokens - 1, 0) // unit * unit
+        also = f" -S train.micro_batch_tokens={fitting}" if unit == train.seq_len else ""
+        smaller = f"dvc exp run -S train.batch_tokens={fitting}{also}, or more text"
         raise DataError(
             f"{config.shards}: {tokens:,} tokens of the split 'train', a step needs {train.batch_tokens + 1:,}",
             hint=smaller if fitting else "more text: data.path, data.max_documents, data.max_bytes",

@@ -142,6 +142,24 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert result.curve == expected.curve
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    config = make_config(tmp_path, log_every=1, checkpoint_seconds=1e-9)
+    expected = train(dataclasses.replace(config, checkpoints=None))
+    whole = files(tmp_path / "out")
+    monkeypatch.setattr(Store, "due", lambda _: True)  # also where the disk has not finished the one before
+    interrupt(config, at, monkeypatch)
+    last = Store(tmp_path / "checkpoints" / key(config), 0.0, print).latest()
+    assert last is not None
+    assert last.step == at
+    result = train(dataclasses.replace(config, out=tmp_path / "resumed"))
+    assert files(tmp_path / "resumed") == whole
+    assert result.curve == expected.curve
+
+
 def test_a_resumed_run_by_the_clock_counts_the_seconds_already_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

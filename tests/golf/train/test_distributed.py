@@ -1,8 +1,10 @@
 """Real ranks of gloo, each a process: one, two and four must compute the same training."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from golf.train import distributed
 from golf.train.checkpoint import Store
 from golf.train.distributed import Ranks, join
 from golf.train.loop import train
+from tests.golf.train.test_checkpoint import interrupt
 from tests.golf.train.tiny import make_config, write_shards
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,6 +49,23 @@ def test_any_number_of_ranks_computes_the_same_training(tmp_path: Path, count: i
     printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps)
     assert printed.count("rank True 4 steps") == 1
     assert printed.count("rank False 4 steps") == count - 1
+    for name in ("raw", "ema-0.98", "ema-0.99", "swa"):
+        found, expected = load_state(tmp_path / "ranks", name), load_state(config.out, name)
+        for tensor, value in expected.items():
+            torch.testing.assert_close(found[tensor], value, rtol=0, atol=1e-6, msg=f"{name} {tensor}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_go_on_with_what_one_process_left_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    steps: dict[str, Any] = {"steps": 6, "micro_batch_tokens": 64, "log_every": 1, "checkpoint_seconds": 1e-9}
+    config = make_config(tmp_path, **steps)
+    train(dataclasses.replace(config, checkpoints=None))
+    interrupt(config, 4, monkeypatch)
+    printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps)
+    assert printed.count(" 6 steps True\n") == count
     for name in ("raw", "ema-0.98", "ema-0.99", "swa"):
         found, expected = load_state(tmp_path / "ranks", name), load_state(config.out, name)
         for tensor, value in expected.items():

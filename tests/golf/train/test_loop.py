@@ -9,19 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from golf.model.linear import Linear
-from golf.model.weights import load_spec, load_state
+from golf.model.linear import Linear, QuantizableWeight
+from golf.model.weights import ModelSpec, load_spec, load_state, tensor_groups
+from golf.params.hardware import Hardware
+from golf.quant.fast import quantize_fast
+from golf.quant.gptq import gptq
 from golf.quant.grid import fake_quantize
-from golf.runtime.errors import ConfigError
+from golf.quant.quantized import dequantize_model, load, save
+from golf.runtime.errors import ConfigError, FairwayError
 from golf.train import loop
 from golf.train import step as stepping
 from golf.train.distributed import Ranks, join
 from golf.train.feed import Batch
 from golf.train.log import COLUMNS, Curve, Diverged, write_curve
 from golf.train.loop import train
+from golf.train.phases import phase_at
 from golf.train.plan import make_plan
 from golf.train.run import Forward, set_up
-from golf.train.step import accumulate
+from golf.train.step import accumulate, enter, take_step
 from golf.train.warmup import warm_up
 from tests.golf.train.tiny import MODEL, VOCAB, files, make_config
 
@@ -124,6 +129,30 @@ def test_the_forward_pass_sees_rounded_weights_from_the_right_step_on(
         assert len(weight[0].unique()) > 2**4, f"{name} holds latent weights"
 
 
+@pytest.mark.parametrize("bits", [4, 6])
+def test_late_qat_multiplies_by_the_weights_that_would_ship(tmp_path: Path, bits: int) -> None:
+    """Bit for bit what is read back from the files, where ``quant`` has the bits and the clip of ``train``."""
+    config = make_config(tmp_path, qat_bits=bits, qat_clip_sigma=6.0)
+    with join(config.hardware) as ranks:
+        run = set_up(config, make_plan(config.train, config.hardware, 1), ranks)
+        enter(run, phase_at(0.9, config.train, 1), 0)
+        for step in range(3):
+            take_step(run, step, 1.0, 0.9)
+    model, clip = run.state.model, config.train.qat_clip_sigma
+    spec = ModelSpec(config.model, VOCAB)
+    save(quantize_fast(model.state_dict(), tensor_groups(model), bits, clip, bits + 1, clip, spec=spec), tmp_path / "q")
+    shipped = dequantize_model(load(tmp_path / "q"))
+    seen = {f"{name}.weight": each for name, each in model.named_modules() if isinstance(each, QuantizableWeight)}
+    assert len(seen) == sum(group != "control" for group in tensor_groups(model).values())
+    for name, module in seen.items():
+        assert torch.equal(module.seen_weight(), shipped[name]), name
+        assert not torch.equal(module.weight, shipped[name]), f"{name} itself is not rounded"
+        assert module.fake_quant is not None
+        weight, own_bits = module.weight.detach(), module.fake_quant[0]
+        by_gptq = gptq(weight, torch.eye(weight.shape[1]), own_bits, clip, damping=0.01, block_size=128)
+        assert torch.equal(by_gptq.dequantize(), shipped[name]), f"{name}: another grid in GPTQ"
+
+
 def test_without_a_share_nothing_is_ever_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(stepping, "set_fake_quant", lambda *arguments: calls.append(arguments))
@@ -210,6 +239,32 @@ def test_a_bad_run_is_refused_before_anything_is_computed(tmp_path: Path, monkey
     clocked = dataclasses.replace(config.train, steps=0, seconds=5.0, gpus=8)
     with pytest.raises(ConfigError, match=r"strict_clock: found 1 process, needed train.gpus = 8"):
         train(dataclasses.replace(config, hardware=strict, train=clocked))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("tokens", r"6,000 tokens of the split 'train', a step needs 16,385\. Try: .*batch_tokens=5888"),
+        ("ranks", r"batch_tokens: 256 = 16 windows of 16 are fewer than 32 processes\. Try: dvc exp run -S "),
+        ("gpu", r"found Tesla T4 of compute capability 7\.5, which has no bf16, needed 8\.0 .*\. Try: .*device=cpu"),
+    ],
+)
+def test_bad_input_is_one_line_before_a_rank_meets_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, message: str
+) -> None:
+    config = make_config(tmp_path, **({"batch_tokens": 16384} if bad == "tokens" else {}))
+    if bad == "ranks":
+        monkeypatch.setenv("WORLD_SIZE", "32")
+    if bad == "gpu":
+        config = dataclasses.replace(config, hardware=Hardware(device="cuda"))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr(loop, "connect", lambda *_: pytest.fail("connected"))
+    with pytest.raises(FairwayError, match=message) as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
 
 
 def test_a_row_is_the_mean_since_the_last_one() -> None:

@@ -52,7 +52,7 @@ def test_more_ranks_than_the_clock_counts_on_are_refused() -> None:
 
 
 def test_batches_that_do_not_divide_are_refused_with_one_that_does() -> None:
-    with pytest.raises(ConfigError, match=r"8192 = 16 windows of 512 do not divide among 3.*batch_tokens=9216"):
+    with pytest.raises(ConfigError, match=r"8192 = 16 windows of 512 do not divide among 3 .*hardware.processes=2$"):
         make_plan(STEPS, CPU, 3)
     odd = dataclasses.replace(STEPS, batch_tokens=12288, micro_batch_tokens=4096)
     with pytest.raises(ConfigError, match=r"micro_batch_tokens: found 4096, needed a divisor of the 6144.*=3072"):
@@ -60,7 +60,7 @@ def test_batches_that_do_not_divide_are_refused_with_one_that_does() -> None:
 
 
 def test_more_ranks_than_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"16 windows of 512 are fewer than 32 processes.*=16384"):
+    with pytest.raises(ConfigError, match=r"16 windows of 512 are fewer than 32 processes.*hardware.processes=16$"):
         make_plan(STEPS, CPU, 32)
     packed = dataclasses.replace(STEPS, pack="documents")
     assert make_plan(packed, CPU, 4).divisions == {8192: (1, 1)}
