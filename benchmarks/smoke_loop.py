@@ -45,6 +45,7 @@ from golf.train.connect import connect
 from golf.train.distributed import Ranks
 from golf.train.plan import TrainConfig, check, make_plan
 from golf.train.run import set_up
+from golf.train.step import grids
 
 SAME_LOSS = 2e-3  # nats: Newton-Schulz amplifies rounding from step to step
 
@@ -179,7 +180,7 @@ def plain(config: TrainConfig, ranks: Ranks) -> Result:
     for number in range(train.steps):
         progress = number / train.steps
         if train.qat_share and progress >= 1 - train.qat_share:
-            set_fake_quant(model, train.qat_bits, train.qat_clip_sigma)
+            set_fake_quant(model, *grids(train))
         total = 0.0
         for micro in range(number * parts, (number + 1) * parts):
             with watch.part("data"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from golf.quant.grid import fake_quantize
 
+Grid = tuple[int, float]  # bits, clip in standard deviations of a row
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 """From the name of a ``Linear`` (``blocks.0.attention.query``; ``head`` for the tied output projection) to a function
 of its input (B, T, in), whose value (B, T, out) is added to its output. This is how LoRA attaches. In a looped layer
@@ -35,7 +36,7 @@ class QuantizableWeight(nn.Module):
     """A matrix ``weight`` (rows, columns) in fp32, seen through the quantisation grid when ``fake_quant`` is set."""
 
     weight: nn.Parameter
-    fake_quant: tuple[int, float] | None  # bits, clip in standard deviations of a row
+    fake_quant: Grid | None
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
@@ -90,15 +91,11 @@ def adapted(output: Tensor, x: Tensor, name: str, adapters: Adapters | None) -> 
     return output + adapters[name](x).to(output.dtype)
 
 
-def set_fake_quant(model: nn.Module, bits: int | None, clip_sigma: float) -> None:
-    """From now on run every ``Linear`` on its weight rounded to ``bits``, every ``Embedding`` to ``bits + 1``.
+def set_fake_quant(model: nn.Module, matrices: Grid | None, embeddings: Grid | None) -> None:
+    """From now on run every ``Linear`` and every ``Embedding`` on its weight rounded to its grid; None: as it is.
 
-    Args:
-        model: changed in place; its weights are not.
-        bits: width of the matrices; None switches it off.
-        clip_sigma: clip of the grid, in standard deviations of a row.
+    The weights of ``model`` are not changed.
     """
     for module in model.modules():
         if isinstance(module, QuantizableWeight):
-            extra = 1 if isinstance(module, Embedding) else 0
-            module.fake_quant = None if bits is None else (bits + extra, float(clip_sigma))
+            module.fake_quant = embeddings if isinstance(module, Embedding) else matrices

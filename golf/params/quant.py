@@ -15,7 +15,7 @@ class Quant(Section):
     bits: int = 6  # width of the matrices: 5 is smaller and coarser
     embed_bits: int = 8  # width of the embeddings
     clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
-    embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_clip_sigma)
+    embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_embed_clip_sigma)
     calibration_tokens: int = 32768  # training tokens the Hessians are collected from
     seq_len: int = 256  # tokens of a window of that text
     heldout_tokens: int = 8192  # held-out training tokens that bpb before and after is reported on

@@ -33,8 +33,10 @@ class Train(Section):
     swa_share: float = 0.2  # last share of the run whose weights are averaged equally
     swa_every: int = 5  # steps between two of its snapshots
     qat_share: float = 0.15  # last share of the run with quantisation in the forward pass; 0: none
-    qat_bits: int = 6  # width of that quantisation; embeddings have one bit more
-    qat_clip_sigma: float = 12.85  # its clip, in standard deviations of a row: quant.clip_sigma is another knob
+    qat_bits: int = 6  # width of that quantisation, of the matrices; quant.bits, what ships, is another knob
+    qat_clip_sigma: float = 12.85  # its clip, in standard deviations of a row
+    qat_embed_bits: int = 8  # both for the embeddings
+    qat_embed_clip_sigma: float = 12.85
     spike_nats: float = 0.0  # a loss so far above the running median ends the run; 0: only one that is no number
     log_every: int = 10  # steps
     checkpoint_seconds: float = 30.0  # between two checkpoints to resume from
@@ -57,8 +59,10 @@ class Train(Section):
             self.require(0 <= getattr(self, key) <= 1, key, "a share, 0 to 1", 0.1)
         self.require(all(0 < decay < 1 for decay in self.ema_decays), "ema_decays", "decays in (0, 1)", "[0.99]")
         self.require(len(set(self.ema_decays)) == len(self.ema_decays), "ema_decays", "distinct decays", "[0.98,0.99]")
-        self.require(2 <= self.qat_bits <= 8, "qat_bits", "2 to 8", 6)
-        self.require(self.qat_clip_sigma > 0, "qat_clip_sigma", "above 0", 12.85)
+        for key in ("qat_bits", "qat_embed_bits"):
+            self.require(2 <= getattr(self, key) <= 8, key, "2 to 8", 6)
+        for key in ("qat_clip_sigma", "qat_embed_clip_sigma"):
+            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
         self._check_growth()
         for key in ("swa_every", "log_every"):
             self.require(getattr(self, key) >= 1, key, "at least 1", 10)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from golf.model.linear import set_fake_quant
+from golf.model.linear import Grid, set_fake_quant
 from golf.params.train import Train
 from golf.train.feed import Batch, Request
 from golf.train.phases import Phase
@@ -25,12 +25,18 @@ def enter(run: Run, phase: Phase, step: int) -> None:
     if run.config.model.loop_passes > 1 and (before is None or before.passes != phase.passes):
         run.state.model.set_passes(phase.passes)
     if phase.quantized != (before is not None and before.quantized):
-        set_fake_quant(run.state.model, config.qat_bits if phase.quantized else None, config.qat_clip_sigma)
+        matrices, embeddings = grids(config) if phase.quantized else (None, None)
+        set_fake_quant(run.state.model, matrices, embeddings)
     if place.seq_len not in (0, phase.seq_len):
         place.grown_at = step
     place.seq_len = phase.seq_len
     run.phase = phase
     run.curve.expect_change(step)
+
+
+def grids(config: Train) -> tuple[Grid, Grid]:
+    """What late QAT rounds to: matrices, and embeddings."""
+    return (config.qat_bits, config.qat_clip_sigma), (config.qat_embed_bits, config.qat_embed_clip_sigma)
 
 
 def ramp(run: Run, step: int) -> float:

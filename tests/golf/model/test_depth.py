@@ -150,13 +150,13 @@ def test_each_pass_of_a_looped_layer_has_adapters_of_its_own():
 
 def test_fake_quantisation_reaches_every_pass():
     model, ids = tiny(**LOOP), tokens()
-    set_fake_quant(model, 3, 3.0)
+    set_fake_quant(model, (3, 3.0), (4, 3.0))
     coarse = model(ids)
     with torch.no_grad():
         for module in model.modules():
             if getattr(module, "fake_quant", None) is not None:
                 module.weight.copy_(module.seen_weight())
-    set_fake_quant(model, None, 3.0)
+    set_fake_quant(model, None, None)
     assert torch.allclose(model(ids), coarse, atol=1e-5)
 
 

@@ -55,7 +55,7 @@ def test_the_forward_pass_sees_the_rounded_weights():
     model, ids = tiny(**EVERYTHING), tokens()
     latent = {name: value.clone() for name, value in model.state_dict().items()}
     before = model(ids)
-    set_fake_quant(model, BITS, CLIP)
+    set_fake_quant(model, (BITS, CLIP), (BITS + 1, CLIP))
     after = model(ids)
     assert not torch.allclose(after, before, atol=1e-2)
     assert all(torch.equal(value, latent[name]) for name, value in model.state_dict().items())
@@ -67,14 +67,14 @@ def test_the_forward_pass_sees_the_rounded_weights():
             elif isinstance(module, Embedding):
                 module.weight.copy_(on_grid(module.weight, BITS + 1, CLIP))
     assert torch.allclose(after, shipped(ids), atol=1e-4)
-    set_fake_quant(model, None, CLIP)
+    set_fake_quant(model, None, None)
     assert torch.equal(model(ids), before)
 
 
 def test_the_gradient_reaches_the_latent_weight_straight_through():
     linear = Linear(16, 8)
     linear.weight.data = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    set_fake_quant(linear, BITS, CLIP)
+    set_fake_quant(linear, (BITS, CLIP), None)
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
     linear(x).square().sum().backward()
     rounded = on_grid(linear.weight.detach(), BITS, CLIP).float().requires_grad_()
@@ -84,7 +84,7 @@ def test_the_gradient_reaches_the_latent_weight_straight_through():
 
 def test_every_parameter_still_learns():
     model, ids = tiny(**EVERYTHING), tokens(length=25)
-    set_fake_quant(model, BITS, CLIP)
+    set_fake_quant(model, (BITS, CLIP), (BITS + 1, CLIP))
     model(ids[:, :-1], ids[:, 1:]).mean().backward()
     for name, param in model.named_parameters():
         assert param.grad is not None, name
@@ -97,7 +97,7 @@ def check_compiled(backend):
     inputs, targets = ids[:, :-1], ids[:, 1:]
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend=backend)
     before = compiled(inputs, targets)
-    set_fake_quant(model, BITS, CLIP)
+    set_fake_quant(model, (BITS, CLIP), (BITS + 1, CLIP))
     during = compiled(inputs, targets)
     during.mean().backward()
     gradients = {name: param.grad.clone() for name, param in model.named_parameters()}
@@ -108,7 +108,7 @@ def check_compiled(backend):
     for name, param in model.named_parameters():
         assert param.grad.abs().max() > 0, name
         assert torch.allclose(gradients[name], param.grad, atol=1e-4), name
-    set_fake_quant(model, None, CLIP)
+    set_fake_quant(model, None, None)
     assert torch.allclose(compiled(inputs, targets), before, atol=1e-5)
 
 

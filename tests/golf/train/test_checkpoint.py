@@ -180,6 +180,7 @@ def key(config: TrainConfig) -> str:
 
 
 SPECIAL = {
+    "qat_embed_bits": 7,
     "batch_tokens": 512, "micro_batch_tokens": 128, "seq_len": 64, "gpus": 2, "num_heads": 4, "num_kv_heads": 2,
     "dim": 64, "rope_dims": 4, "num_layers": 3, "value_embed_layers": 1, "seq_growth": ((0.5, 16),),
     "batch_growth": ((0.5, 128),), "loop_shares": (0.5,), "loop_last": 0, "parallel_from": 1,

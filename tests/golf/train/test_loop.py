@@ -131,16 +131,17 @@ def test_the_forward_pass_sees_rounded_weights_from_the_right_step_on(
 
 @pytest.mark.parametrize("bits", [4, 6])
 def test_late_qat_multiplies_by_the_weights_that_would_ship(tmp_path: Path, bits: int) -> None:
-    """Bit for bit what is read back from the files, where ``quant`` has the bits and the clip of ``train``."""
-    config = make_config(tmp_path, qat_bits=bits, qat_clip_sigma=6.0)
+    """Bit for bit what is read back from the files, where ``quant`` has the bits and the clips of ``train``."""
+    config = make_config(tmp_path, qat_bits=bits, qat_clip_sigma=6.0, qat_embed_bits=bits + 2, qat_embed_clip_sigma=9.0)
     with join(config.hardware) as ranks:
         run = set_up(config, make_plan(config.train, config.hardware, 1), ranks)
         enter(run, phase_at(0.9, config.train, 1), 0)
         for step in range(3):
             take_step(run, step, 1.0, 0.9)
-    model, clip = run.state.model, config.train.qat_clip_sigma
+    model = run.state.model
     spec = ModelSpec(config.model, VOCAB)
-    save(quantize_fast(model.state_dict(), tensor_groups(model), bits, clip, bits + 1, clip, spec=spec), tmp_path / "q")
+    rounded = quantize_fast(model.state_dict(), tensor_groups(model), bits, 6.0, bits + 2, 9.0, spec=spec)
+    save(rounded, tmp_path / "q")
     shipped = dequantize_model(load(tmp_path / "q"))
     seen = {f"{name}.weight": each for name, each in model.named_modules() if isinstance(each, QuantizableWeight)}
     assert len(seen) == sum(group != "control" for group in tensor_groups(model).values())
@@ -148,8 +149,8 @@ def test_late_qat_multiplies_by_the_weights_that_would_ship(tmp_path: Path, bits
         assert torch.equal(module.seen_weight(), shipped[name]), name
         assert not torch.equal(module.weight, shipped[name]), f"{name} itself is not rounded"
         assert module.fake_quant is not None
-        weight, own_bits = module.weight.detach(), module.fake_quant[0]
-        by_gptq = gptq(weight, torch.eye(weight.shape[1]), own_bits, clip, damping=0.01, block_size=128)
+        weight, grid = module.weight.detach(), module.fake_quant
+        by_gptq = gptq(weight, torch.eye(weight.shape[1]), *grid, damping=0.01, block_size=128)
         assert torch.equal(by_gptq.dequantize(), shipped[name]), f"{name}: another grid in GPTQ"
 
 

@@ -62,7 +62,7 @@ def test_shares_that_do_not_fit_the_loop_are_refused(passes: int, shares: tuple[
         ({"batch_growth": ((0.1, 1000),)}, r"train.batch_growth: .*needed multiples of 512 tokens"),
         ({"batch_growth": ((0.1, 1024),), "pack": "documents"}, r"needed multiples of 2048 tokens"),
         ({"loop_shares": (0.5, 0.5)}, r"train.loop_shares: .*needed shares that rise between 0 and 1"),
-        ({"seq_len": 16384}, r"train.batch_tokens: found 8192, needed a multiple of seq_len \(16384\)"),
+        ({"seq_len": 16384}, r"train.seq_len: found 16384, needed at most micro_batch_tokens \(2048\)"),
     ],
 )
 def test_growth_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:

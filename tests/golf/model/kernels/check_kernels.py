@@ -106,7 +106,7 @@ def test_dynamo_takes_all_of_them_in_one_graph():
 def test_the_model_computes_the_same_with_kernels(switches, quantized):
     model, ids = tiny(**switches), tokens()
     if quantized:
-        set_fake_quant(model, 5, 3.0)
+        set_fake_quant(model, (5, 3.0), (6, 3.0))
 
     def gradients():
         model.zero_grad()
