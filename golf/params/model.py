@@ -54,11 +54,9 @@ class Model(Section):
         for key in ("num_layers", "num_heads", "num_kv_heads"):
             self.require(getattr(self, key) >= 1, key, "at least 1", 1 if key == "num_kv_heads" else 4)
         self.require(self.dim >= 1, "dim", "at least 1", 128)
-        self.require(
-            self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads ({self.num_heads})", 64 * self.num_heads
-        )
-        head = self.dim // self.num_heads
-        self.require(head % 2 == 0, "dim", f"an even head width, not {head}", 128)
+        head, fitting = self.dim // self.num_heads, 64 * self.num_heads
+        self.require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads ({self.num_heads})", fitting)
+        self.require(head % 2 == 0, "dim", f"an even head width, not {head}", fitting)
         self.require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", f"a divisor of {self.num_heads}", 1)
         self.require(self.mlp_ratio > 0, "mlp_ratio", "above 0", 3.0)
         self.require(0 <= self.leaky_slope < 1, "leaky_slope", "0 to 1", 0.5)

@@ -48,8 +48,8 @@ class Train(Section):
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
         for key in ("micro_batch_tokens", "batch_tokens"):
             tokens = getattr(self, key)
-            longer = f"at most {key} ({tokens})"
-            self.require(tokens >= self.seq_len, "seq_len", longer, max(tokens, 16))
+            self.require(tokens >= 16, key, "at least 16", 8 * self.seq_len)
+            self.require(tokens >= self.seq_len, "seq_len", f"at most {key} ({tokens})", tokens)
             self.require(tokens % self.seq_len == 0, key, f"a multiple of seq_len ({self.seq_len})", 8 * self.seq_len)
         self.require(
             self.batch_tokens % self.micro_batch_tokens == 0,

@@ -30,11 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.model.heads import Shared
 from golf.model.linear import Linear
-from golf.research.idea import COMMAND, Ends, Idea, Layer, Size, draw_weights
+from golf.research.idea import Ends, Idea, Size, draw_weights, layers_of, run
 from golf.research.state_space import recurrence
-from golf.runtime.errors import ConfigError
 
 BOS = 1  # of the challenge's tokenizers
 TARGET = 3.0  # tokens a chunk
@@ -61,18 +59,12 @@ class DynamicChunking(Idea):
             ConfigError: fewer than three layers, or a shape that the transformer refuses.
         """
         super().__init__(size, vocab_size)
-        if size.layers < 3:
-            raise ConfigError(
-                f"chunking: size.layers: found {size.layers}, needed 3 or more: an encoder, an inner one, a decoder",
-                hint=f"{COMMAND} --size small",
-            )
+        size.require_layers(3, "chunking", "an encoder, an inner one, a decoder")
         config = size.model()
         outer = max(1, size.layers // 4)
-        layers = [Layer(config) for _ in range(size.layers)]
+        layers = layers_of(config, size.layers)
         self.ends = Ends(config, vocab_size)
-        self.encoder = nn.ModuleList(layers[:outer])
-        self.inner = nn.ModuleList(layers[outer:-outer])
-        self.decoder = nn.ModuleList(layers[-outer:])
+        self.encoder, self.inner, self.decoder = layers[:outer], layers[outer:-outer], layers[-outer:]
         self.around = Linear(size.dim, size.dim)
         draw_weights(self)
         nn.init.eye_(self.around.weight)
@@ -188,10 +180,3 @@ def ratio_loss(probability: Tensor) -> Tensor:
     """
     share, mean = (probability >= 0.5).to(probability.dtype).mean(), probability.mean()
     return TARGET / (TARGET - 1) * ((TARGET - 1) * share * mean + (1 - share) * (1 - mean))
-
-
-def run(layers: nn.ModuleList, x: Tensor, shared: Shared) -> Tensor:
-    """x (B, T, D) through the layers."""
-    for layer in layers:
-        x = layer(x, shared)
-    return x

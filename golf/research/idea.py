@@ -11,7 +11,8 @@ control (AdamW, 16 bits). Weights and code are fp32; on a GPU the caller wraps l
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -19,10 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from golf.model.heads import Attention, Shared
+from golf.model.block import Block
+from golf.model.heads import Shared
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.loss import softcap, softcapped_nll
-from golf.model.mlp import MLP
 from golf.model.norm import rms_norm
 from golf.model.rope import rotation
 from golf.model.transformer import Transformer
@@ -61,6 +62,18 @@ class Size:
             found = getattr(self, key)
             raise ConfigError(f"size.{key}: found {found!r}, needed {needed}", hint=f"{COMMAND} --size small")
 
+    def require_layers(self, least: int, idea: str, why: str) -> None:
+        """Refuse a depth that ``idea`` cannot divide; ``why`` names its parts.
+
+        Raises:
+            ConfigError: fewer than ``least`` layers.
+        """
+        if self.layers < least:
+            raise ConfigError(
+                f"{idea}: size.layers: found {self.layers}, needed {least} or more: {why}",
+                hint=f"{COMMAND} --size small",
+            )
+
     def model(self, **switches: Any) -> Model:
         """The plain transformer of this size, without the records' additions; ``switches`` are keys of ``model.*``."""
         plain: dict[str, Any] = {
@@ -82,7 +95,7 @@ class Size:
         return Model(**(plain | switches))
 
 
-class Idea(nn.Module):
+class Idea(nn.Module, ABC):
     """A language model over a vocabulary of V tokens. A subclass takes (size, vocab_size) and gives at least ``nll``.
 
     Random numbers, of the weights or of a loss, come from torch's global generator.
@@ -99,9 +112,9 @@ class Idea(nn.Module):
         super().__init__()
         self.size, self.vocab_size = size, vocab_size
 
+    @abstractmethod
     def nll(self, tokens: Tensor) -> Tensor:
         """tokens (B, T + 1) int64 -> (B, T) fp32: nats of each of ``tokens[:, 1:]``."""
-        raise NotImplementedError
 
     def loss(self, tokens: Tensor) -> Tensor:
         """tokens (B, T + 1) int64 -> 0-d fp32: what training minimises, nats a token and any auxiliary terms."""
@@ -139,7 +152,7 @@ class Ends(nn.Module):
         return rms_norm(self.table(tokens))
 
     def shared(self, x0: Tensor) -> Shared:
-        """What a :class:`Layer` reads besides the stream; ``x0`` (B, T, D) is the embedding."""
+        """What a layer reads besides the stream; ``x0`` (B, T, D) is the embedding."""
         rope = rotation(x0.shape[1], self.config.rope_dims, self.config.rope_base, x0.device, x0.dtype)
         return Shared(x0=x0, rope=rope, value_embed=None, documents=None, adapters=None)
 
@@ -156,24 +169,16 @@ class Ends(nn.Module):
         return softcapped_nll(self.raw_logits(x), targets, self.config.logit_softcap)
 
 
-class Layer(nn.Module):
-    """A layer of the baseline: attention and MLP around the stream, each scaled per channel; a test holds it to that.
+def run(blocks: Iterable[nn.Module], x: Tensor, shared: Shared) -> Tensor:
+    """The stream x (B, T, D) through layers of the baseline; ``shared`` is :meth:`Ends.shared`."""
+    for block in blocks:
+        x, _ = block(x, None, shared)
+    return x
 
-    ``x += a * attention(norm(x)); x += b * mlp(norm(x))``
-    """
 
-    def __init__(self, config: Model) -> None:
-        super().__init__()
-        self.attention = Attention(config, 0, "sdpa")
-        self.mlp = MLP(config)
-        self.attention_scale = nn.Parameter(torch.ones(config.dim))
-        self.mlp_scale = nn.Parameter(torch.ones(config.dim))
-
-    def forward(self, x: Tensor, shared: Shared) -> Tensor:
-        """The stream (B, T, D) -> the new stream (B, T, D); ``shared`` is :meth:`Ends.shared`."""
-        attended, _ = self.attention(rms_norm(x), None, shared)
-        x = x + self.attention_scale * attended
-        return x + self.mlp_scale * self.mlp(rms_norm(x), shared.adapters)
+def layers_of(config: Model, count: int) -> nn.ModuleList:
+    """``count`` layers of the baseline, all alike: its switches are off."""
+    return nn.ModuleList(Block(config, 0, "sdpa") for _ in range(count))
 
 
 @torch.no_grad()
@@ -183,7 +188,7 @@ def draw_weights(module: nn.Module) -> None:
         if isinstance(child, Linear):
             nn.init.orthogonal_(child.weight)
     for child in module.modules():
-        if isinstance(child, Layer):
+        if isinstance(child, Block):
             nn.init.zeros_(child.attention.output.weight)
             nn.init.zeros_(child.mlp.down.weight)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from golf.model.linear import Linear
 from golf.model.norm import rms_norm
-from golf.research.idea import Ends, Idea, Layer, Size, draw_weights
+from golf.research.idea import Ends, Idea, Size, draw_weights, layers_of, run
 
 AHEAD = 4  # tokens from a latent to the one that it predicts
 WEIGHT = 0.1  # of the prediction error in the loss
@@ -37,17 +37,14 @@ class LatentPrediction(Idea):
         super().__init__(size, vocab_size)
         config = size.model()
         self.ends = Ends(config, vocab_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(size.layers))
+        self.layers = layers_of(config, size.layers)
         self.predictor = Predictor(size.dim)
         draw_weights(self)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) int64 -> (B, T, D): the latents, the stream after the last layer."""
         x = self.ends.embed(tokens)
-        shared = self.ends.shared(x)
-        for layer in self.layers:
-            x = layer(x, shared)
-        return x
+        return run(self.layers, x, self.ends.shared(x))
 
     def nll(self, tokens: Tensor) -> Tensor:
         """See :meth:`Idea.nll`: the baseline's."""

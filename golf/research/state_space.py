@@ -29,8 +29,7 @@ from golf.model.linear import Linear
 from golf.model.norm import rms_norm
 from golf.model.transformer import Transformer
 from golf.params.model import Model
-from golf.research.idea import COMMAND, Idea, Size
-from golf.runtime.errors import ConfigError
+from golf.research.idea import Idea, Size
 
 ATTENTION_EVERY = 4  # of so many layers the last one attends
 CHUNK = 64  # positions: quadratic inside, linear across
@@ -49,11 +48,7 @@ class StateSpaceHybrid(Idea):
             ConfigError: fewer than two layers, or a shape that the transformer refuses.
         """
         super().__init__(size, vocab_size)
-        if size.layers < 2:
-            raise ConfigError(
-                f"state_space: size.layers: found {size.layers}, needed 2 or more: one is recurrent, one attends",
-                hint=f"{COMMAND} --size small",
-            )
+        size.require_layers(2, "state_space", "one is recurrent, one attends")
         config = size.model()
         self.transformer = Transformer(config, vocab_size)
         every = min(ATTENTION_EVERY, size.layers)

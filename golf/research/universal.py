@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from golf.research.idea import Ends, Idea, Layer, Size, draw_weights
+from golf.research.idea import Ends, Idea, Size, draw_weights, layers_of, run
 
 
 class UniversalTransformer(Idea):
@@ -27,7 +27,7 @@ class UniversalTransformer(Idea):
         super().__init__(size, vocab_size)
         config = size.model()
         self.ends = Ends(config, vocab_size)
-        self.layer = Layer(config)
+        self.layers = layers_of(config, 1)
         self.step_embedding = nn.Parameter(torch.zeros(size.layers, size.dim))
         draw_weights(self)
 
@@ -36,5 +36,5 @@ class UniversalTransformer(Idea):
         x = self.ends.embed(tokens[:, :-1])
         shared = self.ends.shared(x)
         for embedding in self.step_embedding:
-            x = self.layer(x + embedding, shared)
+            x = run(self.layers, x + embedding, shared)
         return self.ends.nll(x, tokens[:, 1:])

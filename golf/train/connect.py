@@ -44,13 +44,8 @@ def connect(hardware: Hardware, failure: Path | None = None) -> Iterator[Ranks]:
         with _limited(hardware, failure):
             ranks = group.enter_context(join(hardware))
             first_exchange(ranks)
-        try:
-            with machine_failures():
-                yield ranks
-        except FairwayError as error:
-            if failure is not None:  # before the group ends: the others would take this rank's end for a lost network
-                note_failure(failure, error.code, str(error))
-            raise
+        with noted(failure):  # before the group ends: the others would take this rank's end for a lost network
+            yield ranks
 
 
 def first_exchange(ranks: Ranks) -> None:
@@ -118,6 +113,21 @@ def machine_failures() -> Iterator[None]:
         raise FairwayError(
             f"the machine failed: {text[:300]}", hint="the same command again", code=Exit.RETRY
         ) from error
+
+
+@contextmanager
+def noted(failure: Path | None) -> Iterator[None]:
+    """Write what ends the block to the file ``failure`` and let it pass, the machine's as a FairwayError."""
+    try:
+        with machine_failures():
+            yield
+    except BaseException as error:
+        if failure is not None and isinstance(error, FairwayError):
+            note_failure(failure, error.code, str(error))
+        elif failure is not None:
+            code = Exit.IO if isinstance(error, OSError) else Exit.FAILURE
+            note_failure(failure, code, f"rank failed: {type(error).__name__}: {error}")
+        raise
 
 
 def note_failure(failure: Path, code: int, message: str) -> None:

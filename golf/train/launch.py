@@ -20,7 +20,7 @@ from types import FrameType
 from golf.runtime.errors import Exit, FairwayError
 from golf.runtime.files import read_json
 from golf.runtime.isolate import die_with
-from golf.train.connect import machine_failures, note_failure
+from golf.train.connect import noted
 
 GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
 # torchrun, ended by the kernel with the process that started it.
@@ -68,21 +68,15 @@ def reported(work: Callable[[], None], failure: Path | None) -> int:
 
     Without a file (one process) the failure is raised, the machine's as a :class:`FairwayError` with exit code 75.
     """
-    if failure is None:
-        with machine_failures():
-            work()
-        return 0
-    die_with(os.getppid())
+    if failure is not None:
+        die_with(os.getppid())
     try:
-        with machine_failures():
+        with noted(failure):
             work()
     except FairwayError as error:
-        note_failure(failure, error.code, str(error))
+        if failure is None:
+            raise
         return error.code
-    except BaseException as error:
-        code = Exit.IO if isinstance(error, OSError) else Exit.FAILURE
-        note_failure(failure, code, f"rank failed: {type(error).__name__}: {error}")
-        raise
     return 0
 
 

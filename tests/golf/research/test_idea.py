@@ -1,7 +1,6 @@
 """What every idea must keep, whatever it does inside; the tests of one idea stand in the file of its name."""
 
 import ast
-import functools
 import math
 
 import pytest
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from golf.optim.groups import build_optimizer
 from golf.params.optim import Optim
-from golf.research.idea import IDEAS, Baseline, Ends, Idea, Layer, Size, build_idea, draw_weights, find_idea
+from golf.research.idea import IDEAS, Baseline, Ends, Idea, Size, build_idea, draw_weights, find_idea, layers_of, run
 from golf.runtime.errors import ConfigError
 from tests.house.source import ROOT, files, tree
 
@@ -29,9 +28,7 @@ def build(name: str, *, awake: bool = True) -> Idea:
     return idea
 
 
-@functools.cache
-def exact_ideas() -> list[str]:
-    return [name for name in IDEAS if build(name, awake=False).exact]
+EXACT = [name for name in IDEAS if build(name, awake=False).exact]  # the others bound a code, and are none
 
 
 def drawn(rows: int = 2, seed: int = 0) -> Tensor:
@@ -60,10 +57,8 @@ def test_a_seed_decides_the_weights(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", IDEAS)
+@pytest.mark.parametrize("name", EXACT)
 def test_no_later_token_changes_an_earlier_score(name: str) -> None:
-    if name not in exact_ideas():
-        pytest.skip("a bound, not a code")
     idea, tokens = build(name).eval(), drawn()
     before = idea.nll(tokens)
     for place in (1, LENGTH // 2, LENGTH):
@@ -75,10 +70,8 @@ def test_no_later_token_changes_an_earlier_score(name: str) -> None:
         assert (after[:, place - 1] != before[:, place - 1]).all(), "the changed target itself is scored anew"
 
 
-@pytest.mark.parametrize("name", IDEAS)
+@pytest.mark.parametrize("name", EXACT)
 def test_the_probabilities_of_all_tokens_sum_to_one(name: str) -> None:
-    if name not in exact_ideas():
-        pytest.skip("a bound, not a code")
     idea = build(name).eval()
     for place in (1, LENGTH // 2, LENGTH):
         tokens = drawn(1).repeat(VOCAB, 1)
@@ -115,22 +108,20 @@ def test_layers_between_the_ends_are_the_baseline() -> None:
     baseline = build("baseline")
     assert isinstance(baseline, Baseline)
     config = SMALL.model()
-    ends, layers = Ends(config, VOCAB), torch.nn.ModuleList(Layer(config) for _ in range(SMALL.layers))
+    ends, layers = Ends(config, VOCAB), layers_of(config, SMALL.layers)
     state = baseline.transformer.state_dict()
     ends.load_state_dict({"table.weight": state.pop("embed.weight")})
     layers.load_state_dict({name.removeprefix("blocks."): value for name, value in state.items()})
     tokens = drawn()
     x = ends.embed(tokens[:, :-1])
-    shared = ends.shared(x)
-    for layer in layers:
-        x = layer(x, shared)
+    x = run(layers, x, ends.shared(x))
     torch.testing.assert_close(ends.nll(x, tokens[:, 1:]), baseline.nll(tokens), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ends.logits(x), baseline.transformer(tokens[:, :-1]), rtol=1e-5, atol=1e-5)
 
 
 def test_fresh_weights_are_drawn_as_the_baseline_s() -> None:
-    layer = Layer(SMALL.model())
-    draw_weights(layer)
+    (layer,) = layers = layers_of(SMALL.model(), 1)
+    draw_weights(layers)
     assert not layer.attention.output.weight.any()
     assert not layer.mlp.down.weight.any()
     up = layer.mlp.up.weight.detach()

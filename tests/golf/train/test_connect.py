@@ -35,6 +35,8 @@ def work(failure):
         sys.stdout.write(f"rank {ranks.index} of {ranks.count}\\n")
         if sys.argv[1] == "fail" and ranks.first:
             raise DataError("a: found 1, needed 2")
+        if sys.argv[1] == "disk" and ranks.first:
+            raise OSError(28, "No space left on device", "weights")
         ranks.first_says(0.0)
 
 def main():
@@ -81,6 +83,9 @@ def test_what_ends_one_rank_is_told_and_not_that_the_others_lost_it(tmp_path: Pa
     done = run(tmp_path, "fail")
     assert done.returncode == Exit.DATA, done.stderr
     assert done.stderr.splitlines()[-1] == "ranks: a: found 1, needed 2"
+    done = run(tmp_path, "disk")
+    assert done.returncode == Exit.IO, done.stderr
+    assert "No space left on device: 'weights'" in done.stderr.splitlines()[-1]
 
 
 def test_one_process_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError
-from golf.train.launch import _cause, machine_failures, reported
+from golf.train.connect import machine_failures
+from golf.train.launch import _cause, reported
 
 ROOT = Path(__file__).resolve().parents[3]
 
