@@ -115,8 +115,7 @@ def main() -> None:
     count = lanes(load(Hardware), len(seeds))
     if count > 1 and not is_up_to_date():
         side_by_side(order(), seeds, count)
-    code = subprocess.run([*DVC, "repro"], env=with_this_python(), check=False).returncode
-    sys.exit(code)
+    reproduce([])
 
 
 if __name__ == "__main__":

@@ -93,9 +93,9 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run() -> subprocess.CompletedProcess[str]:
-    """Two lanes, whatever this machine has."""
-    code = "from pipeline import repro; repro.available_cores = lambda: 2; repro.run_main('repro', repro.main)"
+def run(cores: int = 2) -> subprocess.CompletedProcess[str]:
+    """That many lanes, whatever this machine has."""
+    code = f"from pipeline import repro; repro.available_cores = lambda: {cores}; repro.run_main('repro', repro.main)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
@@ -125,3 +125,12 @@ def test_a_failed_seed_keeps_the_other_s_results_and_its_own_exit_code(graph: Pa
     assert "late: no luck" in done.stderr
     assert Path("late1.txt").is_file()
     assert not Path("end.txt").exists()
+
+
+@pytest.mark.slow
+def test_one_lane_ends_with_the_stage_s_own_exit_code_too(graph: Path) -> None:
+    write_params(graph, seeds=[13])
+    Path("log").write_text("begin early\n" * 2)  # nothing to wait for
+    done = run(cores=1)
+    assert done.returncode == 65
+    assert "late: no luck" in done.stderr
