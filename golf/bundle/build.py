@@ -1,8 +1,9 @@
 """Build the self-contained program: one executable zip out of the modules that it imports.
 
-The zip holds ``__main__.py`` (the launcher) and ``modules.lzma``: every module's source, minified, in one text.
-``python``, ``torchrun`` and ``unzip`` take the file as it is, and ``xz -dc modules.lzma`` shows its text.
-The same sources give the same bytes.
+The modules are linked into one (:mod:`golf.bundle.link`), made for the parameters (:mod:`golf.bundle.optimize`),
+stripped of what only readers need and given short names. The file begins with that text, packed; the zip behind it
+holds ``__main__.py``, the launcher. ``python`` and ``torchrun`` take the file as it is, and
+``xz -dc train_gpt.py 2>/dev/null`` shows the text. The same sources and parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,35 +12,66 @@ import ast
 import io
 import lzma
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from golf.bundle.link import MORE, Linker, Statement
+from golf.bundle.optimize import fix, optimize
+from golf.bundle.prune import order, reach
+from golf.bundle.rename import rename
+from golf.bundle.strip import strip
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.syntax import absolute, running_nodes
 
 PROGRAM = "golf.bundle.program"
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
+MAIN = "main"
+PART = "\f"  # between the parts of the program
 EPOCH = (1980, 1, 1, 0, 0, 0)
 # Best of all properties on Python source.
 LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
 
-def build(root: Path | str = ".") -> tuple[bytes, list[str]]:
+def build(
+    root: Path | str = ".", document: Mapping[str, Mapping[str, Any]] | None = None, program: str = PROGRAM
+) -> tuple[bytes, list[str]]:
     """The program's bytes, and the names of its modules.
 
     Args:
         root: folder that holds the package ``golf``.
+        document: checked parameters by section, for which the program is made; None: for any.
+        program: the module whose ``main`` it runs.
 
     Raises:
         MissingInput: a module that is imported does not exist.
         ConfigError: python-minifier is not installed.
-        FairwayError: a module is not Python.
+        FairwayError: a module is not Python, or can't be linked.
     """
-    sources = closure(Path(root), PROGRAM)
-    text = join({name: minify(source, name) for name, source in sources.items()})
-    launcher = minify(source_of(Path(root), LAUNCHER), LAUNCHER)
-    return archive(launcher, text), list(sources)
+    sources = closure(Path(root), program)
+    parts = [minify(ast.unparse(tree)) for tree in compose(sources, program, document)]
+    return archive(source_of(Path(root), LAUNCHER), PART.join(parts)), list(sources)
+
+
+def compose(
+    sources: Mapping[str, str], program: str, document: Mapping[str, Mapping[str, Any]] | None
+) -> list[ast.Module]:
+    """The parts of the program: what its command line needs, and the rest."""
+    linker = Linker(sources, program)
+    statements = linker.link()
+    main = linker.flat(program, MAIN)
+    live = optimize(statements, main, fix(statements, document) if document else {})
+    strip(live)
+    front = {id(statement) for statement in reach(live, main, lazily=False)}
+    halves = [[s for s in live if (id(s) in front) == first] for first in (True, False)]
+    trees = [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == main:
+                node.name = MAIN
+    rename(trees, {MORE, MAIN})
+    return trees
 
 
 def closure(root: Path, program: str) -> dict[str, str]:
@@ -88,15 +120,11 @@ def source_of(root: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def minify(source: str, name: str) -> str:
-    """``source`` without comments, docstrings, needless annotations and long local names.
-
-    Kept: class annotations (dataclasses read them), and all names and annotations where Triton or ``torch.library``
-    reads them.
+def minify(source: str) -> str:
+    """``source`` with as little space as it can do with.
 
     Raises:
         ConfigError: python-minifier is not installed.
-        FairwayError: ``source`` is not Python.
     """
     try:
         import python_minifier
@@ -104,41 +132,23 @@ def minify(source: str, name: str) -> str:
         raise ConfigError(
             "bundle: python-minifier is not installed", hint="pip install -c constraints.txt python-minifier"
         ) from None
-    _parse(source, name)
-    read = "triton" in source or "torch.library" in source
-    text = python_minifier.minify(
+    return python_minifier.minify(
         source,
-        name,
-        remove_annotations=python_minifier.RemoveAnnotationsOptions(
-            remove_variable_annotations=not read,
-            remove_return_annotations=not read,
-            remove_argument_annotations=not read,
-            remove_class_attribute_annotations=False,
-        ),
-        remove_literal_statements=True,
+        remove_annotations=False,
         hoist_literals=False,  # shorter text, but more bytes after compression
-        rename_locals=not read,
+        rename_locals=False,
         rename_globals=False,
     )
-    ast.parse(text)
-    return text
-
-
-def join(sources: Mapping[str, str]) -> str:
-    """The modules as the launcher takes them apart."""
-    for name, source in sources.items():
-        if "\f" in source or "\r" in source:
-            raise FairwayError(f"bundle: {name} holds a form feed or carriage return, which part the modules")
-    return "".join(f"\f{name}\n{source}" for name, source in sources.items())
 
 
 def archive(launcher: str, text: str) -> bytes:
-    """The executable zip, the same bytes for the same input."""
+    """The executable zip behind the packed program, the same bytes for the same input."""
     packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
+    starter = minify(launcher.replace("SIZE = 0", "").replace("SIZE", str(len(packed))))
     buffer = io.BytesIO()
+    buffer.write(packed)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as file:
-        file.writestr(_member("__main__.py"), launcher, zipfile.ZIP_DEFLATED, 9)
-        file.writestr(_member("modules.lzma"), packed, zipfile.ZIP_STORED)
+        file.writestr(_member("__main__.py"), starter, zipfile.ZIP_DEFLATED, 9)
     return buffer.getvalue()
 
 
