@@ -25,6 +25,9 @@ from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.syntax import absolute, running_nodes
 
 PROGRAM = "golf.bundle.program"
+CHECK = "golf.bundle.check"
+# What the second calls of the first: these keep their names.
+EXPORTS = {PROGRAM: [("golf.bundle.scoring", name) for name in ("check_vocabulary", "opened", "read_validation", "scorer")]}
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
 MAIN = "main"
@@ -60,17 +63,14 @@ def compose(
     """The parts of the program: what its command line needs, and the rest."""
     linker = Linker(sources, program)
     statements = linker.link()
-    main = linker.flat(program, MAIN)
-    live = optimize(statements, main, fix(statements, document) if document else {})
+    names = {linker.flat(module, name): name for module, name in [(program, MAIN), *EXPORTS.get(program, [])]}
+    live = optimize(statements, set(names), fix(statements, document) if document else {})
     strip(live)
-    front = {id(statement) for statement in reach(live, main, lazily=False)}
+    live = reach(live, set(names), lazily=True)
+    front = {id(statement) for statement in reach(live, {linker.flat(program, MAIN)}, lazily=False)}
     halves = [[s for s in live if (id(s) in front) == first] for first in (True, False)]
     trees = [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name == main:
-                node.name = MAIN
-    rename(trees, {MORE, MAIN})
+    rename(trees, names, {MORE})
     return trees
 
 

@@ -24,6 +24,7 @@ class Classes:
 
     def __init__(self, statements: Sequence[Statement]) -> None:
         self.nodes = {s.node.name: s.node for s in statements if isinstance(s.node, ast.ClassDef)}
+        self.functions = {s.node.name: s.node for s in statements if isinstance(s.node, FUNCTIONS)}
         self.fields: dict[tuple[str, str], str] = {}
         for name, node in self.nodes.items():
             for part in node.body:
@@ -69,8 +70,17 @@ class Classes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id in self.nodes:
                 return node.func.id
+            if node.func.id in self.functions:
+                found = self.annotated(self.functions[node.func.id].returns)
+                if found is not None:
+                    return found
             if node.func.id.startswith("load__") and node.args and isinstance(node.args[0], ast.Name):
                 return node.args[0].id if node.args[0].id in self.nodes else None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = self.of(node.func.value, types)
+            for part in self.nodes[owner].body if owner is not None else []:
+                if isinstance(part, FUNCTIONS) and part.name == node.func.attr:
+                    return self.annotated(part.returns)
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from golf.bundle.fold import Classes, Fold, Known
 from golf.bundle.link import Statement
 from golf.bundle.names import FUNCTIONS
-from golf.bundle.propagate import constant_arguments, constant_attributes, constant_variables, drop_unread_attributes
+from golf.bundle.propagate import constant_arguments, constant_attributes, constant_fields, constant_variables, drop_unread_attributes
 from golf.bundle.prune import drop_methods, reach
 from golf.bundle.simplify import Simplify, constant
 
@@ -51,13 +51,13 @@ def fix(statements: Sequence[Statement], document: Mapping[str, Mapping[str, Any
     return known
 
 
-def optimize(statements: Sequence[Statement], root: str, known: Known) -> list[Statement]:
-    """What ``root`` reaches, with the attributes in ``known`` and all that follows from them as constants."""
-    live = reach(statements, root, lazily=True)
+def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> list[Statement]:
+    """What ``roots`` reach, with the attributes in ``known`` and all that follows from them as constants."""
+    live = reach(statements, roots, lazily=True)
     drop_methods(live)
     while known:
-        attributes = constant_attributes(live)
-        values = {name: {**attributes.get(name, {}), **known.get(name, {})} for name in {*known, *attributes}}
+        sources = (constant_attributes(live), constant_fields(live), known)
+        values = {name: {k: v for s in sources for k, v in s.get(name, {}).items()} for s in sources for name in s}
         fold = Fold(Classes(live), values)
         for statement in live:
             statement.node = fold.visit(statement.node)
@@ -65,7 +65,7 @@ def optimize(statements: Sequence[Statement], root: str, known: Known) -> list[S
         constant_variables(live)
         count = fold.count + constant_arguments(live)
         drop_unread_attributes(live)
-        live = reach(live, root, lazily=True)
+        live = reach(live, roots, lazily=True)
         drop_methods(live)
         if not count:
             break

@@ -4,12 +4,79 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from golf.bundle.fold import assignments
 from golf.bundle.link import Statement
 from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
 from golf.bundle.simplify import is_constant, is_pure, value_of
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """``node`` and everything below it but annotations."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from running(child)
+
+
+def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, object]]:
+    """class -> field -> value, of dataclasses and named tuples, of fields that get the same literal everywhere.
+
+    Of classes that are only called, by their name, and of fields that nothing sets later.
+    """
+    fields = {s.node.name: _fields(s.node) for s in statements if isinstance(s.node, ast.ClassDef) and _fields(s.node)}
+    calls: dict[str, list[ast.Call]] = defaultdict(list)
+    mentioned: Counter[str] = Counter()
+    changed: set[str] = set()
+    for statement in statements:
+        for inner in running(statement.node):
+            if isinstance(inner, ast.Name):
+                mentioned[inner.id] += 1
+            elif isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
+                changed.add(inner.attr)
+            elif isinstance(inner, ast.Call):
+                if isinstance(inner.func, ast.Name) and inner.func.id in fields:
+                    calls[inner.func.id].append(inner)
+                elif ast.unparse(inner.func).rpartition(".")[2] in ("replace", "_replace"):
+                    changed |= {word.arg or "" for word in inner.keywords}
+    known: dict[str, dict[str, object]] = defaultdict(dict)
+    for name, defaults in fields.items():
+        if mentioned[name] != len(calls[name]) or not _plain(calls[name]):
+            continue
+        for place, (field, default) in enumerate(defaults.items()):
+            given = [_given(call, field, place) or default for call in calls[name]]
+            if field not in changed and _same(given):
+                known[name][field] = value_of(given[0])  # type: ignore[arg-type]
+    return known
+
+
+def _fields(node: ast.ClassDef) -> dict[str, ast.expr | None]:
+    """Fields with their defaults, in their order; none for a class that is no plain record or has a base of ours."""
+    decorated = any("dataclass" in ast.unparse(part) for part in node.decorator_list) and not node.bases
+    if not decorated and [ast.unparse(base) for base in node.bases] != ["NamedTuple"]:
+        return {}
+    return {
+        part.target.id: part.value
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+
+
+def _plain(calls: Sequence[ast.Call]) -> bool:
+    """Whether there are calls, and each shows which argument is which."""
+    return bool(calls) and all(
+        not any(isinstance(a, ast.Starred) for a in call.args) and all(k.arg for k in call.keywords) for call in calls
+    )
+
+
+def _same(given: Sequence[ast.expr | None]) -> bool:
+    """Whether all are one literal."""
+    texts = {ast.unparse(value) if value is not None and is_constant(value) else None for value in given}
+    return len(texts) == 1 and None not in texts
 
 
 def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, object]]:
@@ -128,45 +195,51 @@ def constant_arguments(statements: Sequence[Statement]) -> int:
 
     Of functions that are only ever called, by their own name; the number of parameters taken out.
     """
-    functions = {s.node.name: s.node for s in statements if isinstance(s.node, FUNCTIONS) and not s.node.decorator_list}
+    functions = _callable(statements)
     calls: dict[str, list[ast.Call]] = defaultdict(list)
     mentioned: Counter[str] = Counter()
     for statement in statements:
-        for inner in ast.walk(statement.node):
+        for inner in running(statement.node):
             if isinstance(inner, ast.Name) and inner.id in functions:
                 mentioned[inner.id] += 1
             if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in functions:
                 calls[inner.func.id].append(inner)
     count = 0
     for name, node in functions.items():
-        plain = all(
-            not any(isinstance(a, ast.Starred) for a in call.args) and all(k.arg for k in call.keywords)
-            for call in calls[name]
-        )
         simple = not (node.args.posonlyargs or node.args.vararg or node.args.kwarg)
-        if calls[name] and plain and simple and mentioned[name] == len(calls[name]):
+        if simple and _plain(calls[name]) and mentioned[name] == len(calls[name]):
             count += _take_out(node, calls[name])
     return count
+
+
+def _callable(statements: Sequence[Statement]) -> dict[str, Function]:
+    """Functions, and the initialisers of classes that no other class has as its base."""
+    found: dict[str, Function] = {}
+    bases = {ast.unparse(base) for s in statements if isinstance(s.node, ast.ClassDef) for base in s.node.bases}
+    for statement in statements:
+        node = statement.node
+        if isinstance(node, FUNCTIONS) and all(ast.unparse(part) == "contextmanager" for part in node.decorator_list):
+            found[node.name] = node
+        elif isinstance(node, ast.ClassDef) and node.name not in bases:
+            found |= {node.name: p for p in node.body if isinstance(p, FUNCTIONS) and p.name == "__init__"}
+    return found
 
 
 def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
     count = 0
     arguments = node.args
-    for argument in [*arguments.kwonlyargs, *reversed(arguments.args)]:
+    bound = node.name == "__init__"
+    for argument in [*arguments.kwonlyargs, *reversed(arguments.args[bound:])]:
         keyword = argument in arguments.kwonlyargs
         place = (arguments.kwonlyargs if keyword else arguments.args).index(argument)
         default = arguments.kw_defaults[place] if keyword else _default(arguments, place)
-        given = [_given(call, argument.arg, None if keyword else place) or default for call in calls]
-        if any(value is None or not is_constant(value) for value in given):
-            continue
-        if len({ast.unparse(value) for value in given if value is not None}) > 1 or given[0] is None:
-            continue
-        if argument.arg in bound_in(node.body) or _shadowed(node, argument.arg):
+        given = [_given(call, argument.arg, None if keyword else place - bound) or default for call in calls]
+        if not _same(given) or argument.arg in bound_in(node.body) or _shadowed(node, argument.arg):
             continue
         for call in calls:
             call.keywords = [k for k in call.keywords if k.arg != argument.arg]
-            if not keyword and len(call.args) > place:
-                del call.args[place]
+            if not keyword and len(call.args) > place - bound:
+                del call.args[place - bound]
         if keyword:
             del arguments.kwonlyargs[place], arguments.kw_defaults[place]
         else:
@@ -174,7 +247,7 @@ def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
             if place >= first:
                 del arguments.defaults[place - first]
             del arguments.args[place]
-        value = given[0]
+        value: ast.expr = given[0]  # type: ignore[assignment]
         node.body = [_Put({argument.arg: value}).visit(part) for part in node.body]
         count += 1
     return count

@@ -34,9 +34,9 @@ class Uses:
                 self.members.add(inner.value)
 
 
-def reach(statements: Sequence[Statement], root: str, *, lazily: bool) -> list[Statement]:
-    """The statements that ``root`` reaches, in their order; without ``lazily`` no import inside a function counts."""
-    uses = Uses(names={root})
+def reach(statements: Sequence[Statement], roots: set[str], *, lazily: bool) -> list[Statement]:
+    """The statements that ``roots`` reach, in their order; without ``lazily`` no import inside a function counts."""
+    uses = Uses(names=set(roots))
     left = list(statements)
     found: set[int] = set()
     methods: list[ast.AST] = []

@@ -12,7 +12,7 @@ import itertools
 import keyword
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from golf.bundle.names import FUNCTIONS, bound_in
 
@@ -20,15 +20,16 @@ from golf.bundle.names import FUNCTIONS, bound_in
 KEPT = {"ctx", "inputs", "output", "tl", "triton"}
 
 
-def rename(trees: Sequence[ast.Module], kept: set[str]) -> None:
+def rename(trees: Sequence[ast.Module], exported: Mapping[str, str], kept: set[str]) -> None:
     """Rename in place, the most frequent name to the shortest.
 
     Args:
         trees: the parts of the program, which share their names.
-        kept: names that the launcher knows.
+        exported: names that others know, with what they call them.
+        kept: names that the launcher defines.
     """
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    fixed = kept | KEPT | set(dir(builtins)) | set(keyword.kwlist) | _outside(nodes)
+    fixed = kept | KEPT | set(exported) | set(exported.values()) | set(dir(builtins)) | set(keyword.kwlist) | _outside(nodes)
     counts: Counter[str] = Counter()
     for node in nodes:
         for name in _names(node):
@@ -41,6 +42,7 @@ def rename(trees: Sequence[ast.Module], kept: set[str]) -> None:
     order = sorted((name for name in counts if name in bound - fixed), key=lambda name: (-counts[name], name))
     short = (name for name in _short() if name not in taken)
     renaming = dict(zip(order, short, strict=False))
+    renaming |= exported
     for node in nodes:
         _apply(node, renaming)
 
