@@ -18,7 +18,7 @@ from typing import Any
 
 from golf.bundle.link import MORE, Linker, Statement
 from golf.bundle.optimize import fix, optimize
-from golf.bundle.prune import order, reach
+from golf.bundle.prune import leave_out, order, reach
 from golf.bundle.rename import rename
 from golf.bundle.strip import strip
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
@@ -30,9 +30,19 @@ CHECK = "golf.bundle.check"
 EXPORTS = {PROGRAM: [("golf.bundle.scoring", name) for name in ("check_vocabulary", "opened", "read_validation", "scorer")]}
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
+# What ships in place of modules that only tell how a run goes.
+PLAIN = {
+    "golf.runtime.progress": "golf.bundle.plain.progress",
+    "golf.train.diagnose": "golf.bundle.plain.diagnose",
+    "golf.train.flops": "golf.bundle.plain.flops",
+    "golf.train.meter": "golf.bundle.plain.meter",
+}
+# Functions whose calls, as statements, are left out: they refuse early, and with more words, what fails anyway.
+EARLY = [("golf.train.plan", "check")]
 MAIN = "main"
 PART = "\f"  # between the parts of the program
 EPOCH = (1980, 1, 1, 0, 0, 0)
+WINDOW = 18  # of brotli, as a power of two
 # Best of all properties on Python source.
 LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
@@ -54,7 +64,9 @@ def build(
     """
     sources = closure(Path(root), program)
     parts = [minify(ast.unparse(tree)) for tree in compose(sources, program, document)]
-    return archive(source_of(Path(root), LAUNCHER), PART.join(parts)), list(sources)
+    # brotli is smaller, but no part of Python: for programs whose artifacts need it anyway
+    codec = "brotli" if document and "brotli" in document["compress"]["codecs"] else "lzma"
+    return archive(source_of(Path(root), LAUNCHER), PART.join(parts), codec), list(sources)
 
 
 def compose(
@@ -64,6 +76,7 @@ def compose(
     linker = Linker(sources, program)
     statements = linker.link()
     names = {linker.flat(module, name): name for module, name in [(program, MAIN), *EXPORTS.get(program, [])]}
+    leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in sources})
     live = optimize(statements, set(names), fix(statements, document) if document else {})
     strip(live)
     live = reach(live, set(names), lazily=True)
@@ -86,7 +99,7 @@ def closure(root: Path, program: str) -> dict[str, str]:
         name = waiting.pop()
         if name in sources:
             continue
-        sources[name] = source_of(root, name)
+        sources[name] = source_of(root, PLAIN.get(name, name))
         waiting += imports(sources[name], name, root)
         if "." in name:
             waiting.append(name.rpartition(".")[0])
@@ -141,9 +154,26 @@ def minify(source: str) -> str:
     )
 
 
-def archive(launcher: str, text: str) -> bytes:
-    """The executable zip behind the packed program, the same bytes for the same input."""
-    packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
+def archive(launcher: str, text: str, codec: str = "lzma") -> bytes:
+    """The executable zip behind the packed program, the same bytes for the same input.
+
+    Args:
+        launcher: its ``__main__``, which unpacks with lzma.
+        text: the program.
+        codec: ``lzma`` or ``brotli``.
+
+    Raises:
+        ConfigError: brotli is not installed.
+    """
+    if codec == "brotli":
+        try:
+            import brotli
+        except ImportError:
+            raise ConfigError("bundle: brotli is not installed", hint="pip install -c constraints.txt brotli") from None
+        packed = brotli.compress(text.encode(), lgwin=WINDOW)
+        launcher = launcher.replace("lzma", "brotli")
+    else:
+        packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
     starter = minify(launcher.replace("SIZE = 0", "").replace("SIZE", str(len(packed))))
     buffer = io.BytesIO()
     buffer.write(packed)

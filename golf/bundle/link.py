@@ -18,6 +18,7 @@ from golf.runtime.syntax import absolute
 
 MORE = "more"  # what the launcher calls the function that runs the rest
 PACKAGE = "golf"
+SEPARATOR = "__"  # before the number of the module
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Linker:
     def flat(self, module: str, name: str) -> str:
         """The flat name of ``name`` of ``module``, wherever it was defined."""
         if name in self.defined[module]:
-            return f"{name}__{self.numbers[module]}"
+            return f"{name}{SEPARATOR}{self.numbers[module]}"
         for node in self.trees[module].body:
             if isinstance(node, ast.ImportFrom) and (base := self._base(node, module)).startswith(PACKAGE):
                 for alias in node.names:
@@ -76,7 +77,7 @@ class Linker:
         return absolute(node, module if module in self.packages else module.rpartition(".")[0])
 
     def _module(self, name: str, tree: ast.Module) -> Iterable[Statement]:
-        own = {bound: f"{bound}__{self.numbers[name]}" for bound in self.defined[name]}
+        own = {bound: f"{bound}{SEPARATOR}{self.numbers[name]}" for bound in self.defined[name]}
         modules: dict[str, str] = {}
         body: list[ast.stmt] = []
         for node in tree.body:
@@ -141,6 +142,11 @@ class _Lazy(ast.NodeTransformer):
         if self.module != self.linker.entry:
             return ast.Pass()
         return ast.Expr(ast.Call(ast.Name(MORE, ast.Load()), [], []))
+
+
+def is_flat(name: str) -> bool:
+    """Whether a name is a module-level one of ours: those end in the number of their module."""
+    return SEPARATOR in name and name.rpartition(SEPARATOR)[2].isdigit()
 
 
 def _is_import(node: ast.stmt) -> bool:

@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from golf.bundle.link import Statement
+from golf.bundle.link import Statement, is_flat
 from golf.bundle.names import FUNCTIONS, parameters
 
 # Methods that torch, threading and the like call by name.
@@ -78,7 +78,7 @@ def _attached(node: ast.stmt) -> set[str]:
             found.add(decorator.value.id)
         elif isinstance(decorator, ast.Call):
             found |= {argument.id for argument in decorator.args[:1] if isinstance(argument, ast.Name)}
-    return {name for name in found if "__" in name}
+    return {name for name in found if is_flat(name)}
 
 
 def _split(node: ast.stmt) -> tuple[list[ast.AST], list[ast.AST]]:
@@ -92,6 +92,19 @@ def _split(node: ast.stmt) -> tuple[list[ast.AST], list[ast.AST]]:
 def is_method(node: ast.AST) -> bool:
     """Whether it is a method that only somebody who names it can call."""
     return isinstance(node, FUNCTIONS) and not node.name.startswith("__") and node.name not in CALLED
+
+
+def leave_out(statements: Sequence[Statement], names: set[str]) -> None:
+    """Remove the statements that are a call of one of ``names``."""
+
+    class Leave(ast.NodeTransformer):
+        def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+            call = node.value
+            called = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names
+            return ast.Pass() if called else node
+
+    for statement in statements:
+        statement.node = Leave().visit(statement.node)
 
 
 def drop_methods(statements: Sequence[Statement]) -> None:
@@ -114,7 +127,7 @@ def drop_methods(statements: Sequence[Statement]) -> None:
 
 def order(statements: Sequence[Statement]) -> list[Statement]:
     """The statements so that each stands behind what it reads when it runs; what functions read comes when it may."""
-    by_name = {name: statement for statement in statements for name in statement.binds if "__" in name}
+    by_name = {name: statement for statement in statements for name in statement.binds if is_flat(name)}
     found: list[Statement] = []
     visited: set[int] = set()
 

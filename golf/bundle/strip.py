@@ -9,6 +9,7 @@ from golf.bundle.link import Statement
 from golf.bundle.names import Function, parameters
 
 TYPED = "Section"  # classes of this base read their annotations
+HOME = ("dvc ", "git ", "python -m ", "run from ")  # hints of commands that only work in the repository
 CONSTEXPR = "tl.constexpr"  # read by Triton, as a text
 
 
@@ -53,8 +54,9 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(ast.Assign([node.target], node.value, lineno=node.lineno))  # type: ignore[return-value]
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        """``cast(T, x)`` is ``x``."""
+        """``cast(T, x)`` is ``x``; a hint at the repository is none to who has the program alone."""
         self.generic_visit(node)
+        node.keywords = [word for word in node.keywords if word.arg != "hint" or not _begins(word.value).startswith(HOME)]
         if isinstance(node.func, ast.Name) and node.func.id == "cast":
             return node.args[1]
         return node
@@ -75,3 +77,7 @@ class _Strip(ast.NodeTransformer):
         return node
 
 
+def _begins(node: ast.expr) -> str:
+    """The first words of a text."""
+    first = node.values[0] if isinstance(node, ast.JoinedStr) and node.values else node
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
