@@ -39,11 +39,12 @@ def rename(trees: Sequence[ast.Module], exported: Mapping[str, str], kept: set[s
     nodes = [node for tree in trees for node in ast.walk(tree)]
     counts = Counter(name for node in nodes for name in names_of(node))
     fixed = kept | KEPT | set(exported.values()) | set(dir(builtins)) | set(keyword.kwlist) | _outside(nodes)
+    keywords = {node.arg for node in nodes if isinstance(node, ast.keyword) and node.arg}
     pool = [name for name in itertools.islice(_short(), 3 * len(counts)) if name not in fixed]
     ours = sorted((name for name in counts if is_flat(name)), key=lambda name: (-counts[name], name))
     renaming = dict(zip((name for name in ours if name not in exported), pool[LOCAL:], strict=False)) | dict(exported)
     for function in _functions(trees):
-        _rename_function(function, renaming, fixed, pool)
+        _rename_function(function, renaming, fixed, keywords, pool)
     for node in nodes:
         _apply(node, renaming)
 
@@ -56,9 +57,13 @@ def _functions(trees: Sequence[ast.Module]) -> Iterator[ast.AST]:
             yield from (node for node in body if isinstance(node, FUNCTIONS))
 
 
-def _rename_function(function: ast.AST, others: Mapping[str, str], fixed: set[str], pool: Sequence[str]) -> None:
+def _rename_function(
+    function: ast.AST, others: Mapping[str, str], fixed: set[str], keywords: set[str], pool: Sequence[str]
+) -> None:
     nodes = [node for node in ast.walk(function) if node is not function]
     names = dict.fromkeys(name for node in nodes for name in names_of(node))  # a set in the order of coming
+    fixed = fixed | {node.arg for node in nodes if isinstance(node, ast.arg) and node.arg in keywords}
+    fixed |= {name for node in nodes if isinstance(node, ast.ClassDef) for name in bound_in(node.body)}
     bound = _bound(nodes) - fixed
     seen = {others.get(name, name) for name in names if name not in bound}
     own = [name for name in names if name in bound and not is_flat(name)]
@@ -75,16 +80,9 @@ def _bound(nodes: Sequence[ast.AST]) -> set[str]:
 
 
 def _outside(nodes: Sequence[ast.AST]) -> set[str]:
-    """Names that must stay: of attributes, keywords, class bodies and imports."""
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.keyword) and node.arg:
-            found.add(node.arg)
-        elif isinstance(node, ast.ClassDef):
-            found |= bound_in(node.body)
-        elif isinstance(node, ast.alias):
-            found.add(node.asname or node.name.partition(".")[0])
-    return found
+    """Names that imports define."""
+    aliases = [node for node in nodes if isinstance(node, ast.alias)]
+    return {alias.asname or alias.name.partition(".")[0] for alias in aliases}
 
 
 def names_of(node: ast.AST) -> list[str]:
@@ -120,16 +118,18 @@ def _rename_private(trees: Sequence[ast.Module]) -> None:
     everywhere = Counter(n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute))
     texts = {n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     defined: set[str] = set()
+    fields: set[str] = set()
     for node in classes:
         if node.name not in own:
             continue
         defined |= {part.name for part in node.body if isinstance(part, FUNCTIONS)}
+        fields |= bound_in([part for part in node.body if not isinstance(part, FUNCTIONS)])
         for inner in ast.walk(node):
             if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == "self":
                 inside[inner.attr] += 1
                 if isinstance(inner.ctx, ast.Store):
                     defined.add(inner.attr)
-    private = [name for name in defined if name.startswith("_") and not name.startswith("__") and name not in texts]
+    private = [name for name in defined - fields if name.startswith("_") and not name.startswith("__") and name not in texts]
     private = sorted((n for n in private if inside[n] == everywhere[n]), key=lambda name: (-inside[name], name))
     taken = set(everywhere) | {part.name for node in classes for part in node.body if isinstance(part, FUNCTIONS)}
     short = (f"_{name}" for name in _short() if f"_{name}" not in taken)
