@@ -3,7 +3,7 @@
 The modules are linked into one (:mod:`golf.bundle.link`), made for the parameters (:mod:`golf.bundle.optimize`),
 stripped of what only readers need and given short names. The file begins with that text, packed; the zip behind it
 holds ``__main__.py``, the launcher. ``python`` and ``torchrun`` take the file as it is, and
-``xz -dc train_gpt.py 2>/dev/null`` shows the text. The same sources and parameters give the same bytes.
+the launcher says how to unpack it (docs/artifact-format.md). The same sources and parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import ast
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from golf.bundle.link import MORE, Linker, Statement
+from golf.bundle.link import MORE, SEPARATOR, Linker, is_flat
+from golf.bundle.names import bound_in
 from golf.bundle.optimize import fix, optimize
 from golf.bundle.prune import leave_out, order, reach
 from golf.bundle.rename import rename
@@ -47,10 +49,17 @@ WINDOW = 18  # of brotli, as a power of two
 LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
 
+class Built(NamedTuple):
+    """A program, and its bytes by module: all of them, shared in proportion to what each module adds to the rest."""
+
+    program: bytes
+    modules: dict[str, float]
+
+
 def build(
     root: Path | str = ".", document: Mapping[str, Mapping[str, Any]] | None = None, program: str = PROGRAM
-) -> tuple[bytes, list[str]]:
-    """The program's bytes, and the names of its modules.
+) -> Built:
+    """The program's bytes.
 
     Args:
         root: folder that holds the package ``golf``.
@@ -59,32 +68,58 @@ def build(
 
     Raises:
         MissingInput: a module that is imported does not exist.
-        ConfigError: python-minifier is not installed.
+        ConfigError: python-minifier or brotli is not installed.
         FairwayError: a module is not Python, or can't be linked.
     """
     sources = closure(Path(root), program)
-    parts = [minify(ast.unparse(tree)) for tree in compose(sources, program, document)]
+    linker = Linker(sources, program)
+    trees = compose(linker, document)
+    texts = _by_module(linker, trees)
+    rename(trees, _exports(linker), {MORE})
     # brotli is smaller, but no part of Python: for programs whose artifacts need it anyway
     codec = "brotli" if document and "brotli" in document["compress"]["codecs"] else "lzma"
-    return archive(source_of(Path(root), LAUNCHER), PART.join(parts), codec), list(sources)
+    text = PART.join(minify(ast.unparse(tree)) for tree in trees)
+    built = archive(source_of(Path(root), LAUNCHER), text, codec)
+    return Built(built, shares(texts, len(built)))
 
 
-def compose(
-    sources: Mapping[str, str], program: str, document: Mapping[str, Mapping[str, Any]] | None
-) -> list[ast.Module]:
-    """The parts of the program: what its command line needs, and the rest."""
-    linker = Linker(sources, program)
-    statements = linker.link()
-    names = {linker.flat(module, name): name for module, name in [(program, MAIN), *EXPORTS.get(program, [])]}
-    leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in sources})
-    live = optimize(statements, set(names), fix(statements, document) if document else {})
+def compose(linker: Linker, document: Mapping[str, Mapping[str, Any]] | None) -> list[ast.Module]:
+    """The parts of the program: what its command line needs, and the rest; flat names in them."""
+    statements, names = linker.link(), set(_exports(linker))
+    leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in linker.trees})
+    live = optimize(statements, names, fix(statements, document) if document else {})
     strip(live)
-    live = reach(live, set(names), lazily=True)
-    front = {id(statement) for statement in reach(live, {linker.flat(program, MAIN)}, lazily=False)}
+    live = reach(live, names, lazily=True)
+    front = {id(statement) for statement in reach(live, {linker.flat(linker.entry, MAIN)}, lazily=False)}
     halves = [[s for s in live if (id(s) in front) == first] for first in (True, False)]
-    trees = [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
-    rename(trees, names, {MORE})
-    return trees
+    return [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
+
+
+def _exports(linker: Linker) -> dict[str, str]:
+    known = [(linker.entry, MAIN), *EXPORTS.get(linker.entry, [])]
+    return {linker.flat(module, name): name for module, name in known}
+
+
+def _by_module(linker: Linker, trees: Sequence[ast.Module]) -> dict[str, str]:
+    names = list(linker.trees)
+    texts: dict[str, str] = {}
+    for node in (node for tree in trees for node in tree.body):
+        flat = [name for name in bound_in([node]) if is_flat(name)]
+        if flat:
+            module = names[int(flat[0].rpartition(SEPARATOR)[2])]
+            texts[module] = texts.get(module, "") + ast.unparse(node).replace("    ", " ") + "\n"
+    return texts
+
+
+def shares(texts: Mapping[str, str], size: int) -> dict[str, float]:
+    """``size`` bytes divided among ``texts``: by the bytes of deflate that each adds to the others."""
+
+    def packed(without: str) -> int:
+        return len(zlib.compress("".join(text for name, text in texts.items() if name != without).encode(), 9))
+
+    whole = packed("")
+    added = {name: max(whole - packed(name), 0) for name in texts}
+    return {name: size * part / max(sum(added.values()), 1) for name, part in added.items()}
 
 
 def closure(root: Path, program: str) -> dict[str, str]:

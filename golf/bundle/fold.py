@@ -128,11 +128,12 @@ class Fold(ast.NodeTransformer):
         self.types = {name: kind for name, kind in outer.items() if name not in bound}
         static = any(ast.unparse(part) in ("staticmethod", "classmethod") for part in node.decorator_list)
         self.types |= self.classes.arguments(node, None if static else owner)
-        stored = Counter(name for part in node.body for name in _stored(part))
+        counts: Counter[str] | None = None  # when it is needed
         for target, value in assignments(node.body):
-            if isinstance(target, ast.Name) and stored[target.id] == 1:
-                kind = self.classes.of(value, self.types)
-                if kind is not None:
+            kind = self.classes.of(value, self.types) if isinstance(target, ast.Name) else None
+            if kind is not None and isinstance(target, ast.Name):
+                counts = counts or Counter(name for part in node.body for name in stored(part))
+                if counts[target.id] == 1:
                     self.types[target.id] = kind
         self.generic_visit(node)
         self.types, self.owner = outer, owner
@@ -150,8 +151,16 @@ class Fold(ast.NodeTransformer):
         return node
 
 
-def _stored(node: ast.AST) -> list[str]:
+def stored(node: ast.AST) -> list[str]:
     """Names that are bound below ``node``, as often as they are."""
-    found = [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)]
-    found += [inner.name for inner in ast.walk(node) if isinstance(inner, (*FUNCTIONS, ast.ClassDef))]
-    return found + [name for inner in ast.walk(node) if isinstance(inner, FUNCTIONS) for name in bound_in(inner.body)]
+    found: list[str] = []
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
+            found.append(inner.id)
+        elif isinstance(inner, ast.arg):
+            found.append(inner.arg)
+        elif isinstance(inner, (*FUNCTIONS, ast.ClassDef, ast.ExceptHandler)) and inner.name:
+            found.append(inner.name)
+        elif isinstance(inner, ast.alias):
+            found.append(inner.asname or inner.name)
+    return found

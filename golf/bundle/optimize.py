@@ -65,12 +65,12 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
         constant_variables(live)
         count = fold.count + constant_arguments(live)
         drop_unread_attributes(live)
-        live = reach(live, roots, lazily=True)
-        drop_methods(live)
         if not count:
             break
     for statement in live:
         _simplify(statement)
+    live = reach(live, roots, lazily=True)
+    drop_methods(live)
     return live
 
 

@@ -6,7 +6,7 @@ import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from golf.bundle.fold import assignments
+from golf.bundle.fold import assignments, stored
 from golf.bundle.link import Statement
 from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
 from golf.bundle.simplify import is_constant, is_pure, value_of
@@ -158,21 +158,18 @@ def constant_variables(statements: Sequence[Statement]) -> None:
 
 
 def _variables(node: Function) -> None:
-    nested = [i for part in node.body for i in ast.walk(part) if isinstance(i, (*FUNCTIONS, ast.Lambda))]
-    counts = Counter(
-        inner.id for part in node.body for inner in ast.walk(part)
-        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)
-    )  # fmt: skip
-    taken = {argument.arg for argument in parameters(node.args)}
-    taken |= {argument.arg for inner in nested for argument in parameters(inner.args)}
-    taken |= {name for i in ast.walk(node) if isinstance(i, (ast.Global, ast.Nonlocal)) for name in i.names}
-    taken |= {i.name for i in ast.walk(node) if isinstance(i, (*FUNCTIONS, ast.ExceptHandler, ast.ClassDef)) and i.name}
-    values: dict[str, ast.expr] = {}
-    for part in node.body:
-        if isinstance(part, ast.Assign) and len(part.targets) == 1 and isinstance(part.targets[0], ast.Name):
-            name = part.targets[0].id
-            if is_constant(part.value) and counts[name] == 1 and name not in taken:
-                values[name] = part.value
+    values = {
+        part.targets[0].id: part.value
+        for part in node.body
+        if isinstance(part, ast.Assign)
+        and len(part.targets) == 1
+        and isinstance(part.targets[0], ast.Name)
+        and is_constant(part.value)
+    }
+    if values:
+        bound = Counter(name for part in [node.args, *node.body] for name in stored(part))
+        shared = {name for i in ast.walk(node) if isinstance(i, (ast.Global, ast.Nonlocal)) for name in i.names}
+        values = {name: value for name, value in values.items() if bound[name] == 1 and name not in shared}
     if values:
         node.body = [changed for part in node.body if (changed := _Put(values).visit(part)) is not None] or [ast.Pass()]
 

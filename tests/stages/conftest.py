@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from golf.bundle.build import build
+from golf.bundle.build import CHECK, build
 from golf.data import shards
 from golf.data.bytecount import ByteTable
 from golf.quant import heldout
@@ -21,7 +21,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("gated"), audit={"tokens": 400, "positions": 4})
     train_tokenizer(folder / "data/tokenizer")
     (folder / "build").mkdir()
-    (folder / "build/train_gpt.py").write_bytes(build(ROOT)[0])
+    (folder / "build/train_gpt.py").write_bytes(build(ROOT).program)
+    (folder / "build/check_gpt.py").write_bytes(build(ROOT, program=CHECK).program)
     for name in ("compress", "gate"):
         done = stage(name, folder, f"--seed={SEED}")
         assert done.returncode == 0, done.stderr

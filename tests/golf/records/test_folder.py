@@ -59,7 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict:
     blob, _ = encode_model(quantized, Compress(codecs=("lzma",), layouts=("row",)))
     (top / "model.golf").write_bytes(blob)
     program = top / "train_gpt.py"
-    program.write_bytes(build_program()[0])
+    program.write_bytes(build_program().program)
+    (top / "check_gpt.py").write_bytes(build_program(program=CHECK).program)
     tokens = torch.randint(2, VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1))
     tokens[0] = 1
     write_shard(top / "val_000000.bin", tokens.numpy().astype(np.uint16))
@@ -116,7 +117,7 @@ def write(made: dict, folder: Path, run: Record | None = None) -> Path:
 def test_the_folder_runs_from_itself_alone(made: dict, tmp_path: Path) -> None:
     folder = write(made, tmp_path / "folder")
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "submission.json", "params.json", "requirements.txt", "train_gpt.py", "train_seed42.log",
+        "README.md", "submission.json", "params.json", "requirements.txt", "train_gpt.py", "check_gpt.py", "train_seed42.log",
         "model_seed42.golf", "tokenizer.model", "bytes.safetensors",
     }  # fmt: skip
     assert zipfile.is_zipfile(folder / "train_gpt.py")
