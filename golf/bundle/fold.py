@@ -67,7 +67,10 @@ class Classes:
                     return self.fields[owner, node.attr]
                 bases = [base.id for base in self.nodes[owner].bases if isinstance(base, ast.Name)]
                 owner = next((base for base in bases if base in self.nodes), None)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return self._returned(node, types) if isinstance(node, ast.Call) else None
+
+    def _returned(self, node: ast.Call, types: Types) -> str | None:
+        if isinstance(node.func, ast.Name):
             if node.func.id in self.nodes:
                 return node.func.id
             if node.func.id in self.functions:
@@ -76,7 +79,7 @@ class Classes:
                     return found
             if node.func.id.startswith("load__") and node.args and isinstance(node.args[0], ast.Name):
                 return node.args[0].id if node.args[0].id in self.nodes else None
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        elif isinstance(node.func, ast.Attribute):
             owner = self.of(node.func.value, types)
             for part in self.nodes[owner].body if owner is not None else []:
                 if isinstance(part, FUNCTIONS) and part.name == node.func.attr:

@@ -12,7 +12,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from golf.bundle.names import FUNCTIONS, Globals, bound_in
+from golf.bundle.names import Globals, bound_in
 from golf.runtime.errors import FairwayError
 from golf.runtime.syntax import absolute
 
@@ -89,11 +89,8 @@ class Linker:
                 body.append(node)
         for node in body:
             lazy: dict[str, str] = {}
-            if name == self.entry:
-                node = _Lazy(self, name, lazy, modules).visit(node)
-            else:
-                node = _Lazy(self, name, own, modules).visit(node)
-            yield from self._statement(name, node, own | lazy, modules, set(lazy.values()))
+            imported = _Lazy(self, name, lazy if name == self.entry else own, modules).visit(node)
+            yield from self._statement(name, imported, own | lazy, modules, set(lazy.values()))
 
     def _ours(self, node: ast.ImportFrom, module: str, names: dict[str, str], modules: dict[str, str]) -> None:
         base = self._base(node, module)
@@ -109,7 +106,9 @@ class Linker:
     ) -> Iterable[Statement]:
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "__future__"):
             for alias in node.names:  # one statement each, so that each can be left out
-                single = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], 0)
+                single = (
+                    ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], 0)
+                )
                 yield Statement(single, bound_in([single]))
             return
         if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""From the modules of a program to its statements for given parameters: constants folded, what they rule out left out."""
+"""A program for given parameters: they become constants, and what they rule out is left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 from golf.bundle.fold import Classes, Fold, Known
 from golf.bundle.link import Statement
 from golf.bundle.names import FUNCTIONS
-from golf.bundle.propagate import constant_arguments, constant_attributes, constant_fields, constant_variables, drop_unread_attributes
+from golf.bundle.propagate import (
+    constant_arguments,
+    constant_attributes,
+    constant_fields,
+    constant_variables,
+    drop_unread_attributes,
+)
 from golf.bundle.prune import drop_methods, reach
 from golf.bundle.simplify import Simplify, constant
 

@@ -1,4 +1,4 @@
-"""Constants that follow from constants: attributes and variables that are set once, arguments that are always the same."""
+"""Constants that follow from constants: attributes and variables set once, arguments that are always the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from golf.bundle.fold import assignments, stored
+from golf.bundle.fold import INIT, assignments, stored
 from golf.bundle.link import Statement
 from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
 from golf.bundle.simplify import is_constant, is_pure, value_of
@@ -93,7 +93,12 @@ def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, 
             elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                 stores[inner.value] += 0
         for target, value in assignments([statement.node]):
-            if owner and isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self" and is_constant(value):
+            if (
+                owner
+                and isinstance(target, ast.Attribute)
+                and ast.unparse(target.value) == "self"
+                and is_constant(value)
+            ):
                 found[target.attr] = owner, value_of(value)
     known: dict[str, dict[str, object]] = defaultdict(dict)
     for attribute, (owner, value) in found.items():
@@ -218,14 +223,16 @@ def _callable(statements: Sequence[Statement]) -> dict[str, Function]:
         if isinstance(node, FUNCTIONS) and all(ast.unparse(part) == "contextmanager" for part in node.decorator_list):
             found[node.name] = node
         elif isinstance(node, ast.ClassDef) and node.name not in bases:
-            found |= {node.name: p for p in node.body if isinstance(p, FUNCTIONS) and p.name == "__init__"}
+            for part in node.body:
+                if isinstance(part, FUNCTIONS) and part.name == INIT:
+                    found[node.name] = part
     return found
 
 
 def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
     count = 0
     arguments = node.args
-    bound = node.name == "__init__"
+    bound = node.name == INIT
     for argument in [*arguments.kwonlyargs, *reversed(arguments.args[bound:])]:
         keyword = argument in arguments.kwonlyargs
         place = (arguments.kwonlyargs if keyword else arguments.args).index(argument)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from golf.bundle.link import Statement, is_flat
 from golf.bundle.names import FUNCTIONS, parameters
 
-# Methods that torch, threading and the like call by name.
-CALLED = {"forward", "find_spec", "get_source"}
+# Methods that others call by name: torch, and who audits a scorer (golf.scoring.protocol).
+CALLED = {"forward", "distribution", "trace"}
 
 
 @dataclass
@@ -112,8 +112,9 @@ def drop_methods(statements: Sequence[Statement]) -> None:
     while True:
         uses = Uses()
         for statement in statements:
-            for part in sum(_split(statement.node), []):
-                uses.add(part)
+            for parts in _split(statement.node):
+                for part in parts:
+                    uses.add(part)
         dropped = False
         for statement in statements:
             if isinstance(statement.node, ast.ClassDef):

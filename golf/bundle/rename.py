@@ -129,7 +129,9 @@ def _rename_private(trees: Sequence[ast.Module]) -> None:
                 inside[inner.attr] += 1
                 if isinstance(inner.ctx, ast.Store):
                     defined.add(inner.attr)
-    private = [name for name in defined - fields if name.startswith("_") and not name.startswith("__") and name not in texts]
+    private = [
+        name for name in defined - fields if name.startswith("_") and not name.startswith("__") and name not in texts
+    ]
     private = sorted((n for n in private if inside[n] == everywhere[n]), key=lambda name: (-inside[name], name))
     taken = set(everywhere) | {part.name for node in classes for part in node.body if isinstance(part, FUNCTIONS)}
     short = (f"_{name}" for name in _short() if f"_{name}" not in taken)

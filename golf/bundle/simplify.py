@@ -27,7 +27,7 @@ def is_constant(node: ast.AST | None) -> bool:
 def value_of(node: ast.expr) -> object:
     """What a literal, or an operation on literals, evaluates to."""
     expression = ast.fix_missing_locations(ast.Expression(node))
-    return eval(compile(expression, "<constant>", "eval"), dict(NOTHING))  # noqa: S307 - operators on literals alone
+    return eval(compile(expression, "<constant>", "eval"), dict(NOTHING))
 
 
 class Simplify(ast.NodeTransformer):
@@ -103,10 +103,7 @@ class Simplify(ast.NodeTransformer):
         """Texts in braces become part of the text around them."""
         self.generic_visit(node)
         parts: list[ast.expr] = []
-        for part in node.values:
-            plain = isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None
-            if plain and isinstance(part.value, ast.Constant) and type(part.value.value) in (str, int):
-                part = ast.Constant(str(part.value.value))
+        for part in map(_as_text, node.values):
             if parts and isinstance(part, ast.Constant) and isinstance(parts[-1], ast.Constant):
                 parts[-1] = ast.Constant(parts[-1].value + part.value)
             else:
@@ -124,6 +121,15 @@ class Simplify(ast.NodeTransformer):
                     block = block or [ast.Pass()]
                 setattr(node, name, block)
         return node
+
+
+def _as_text(part: ast.expr) -> ast.expr:
+    """A constant in braces as a text; anything else as it is."""
+    if isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
+        value = part.value.value if isinstance(part.value, ast.Constant) else None
+        if type(value) in (str, int):
+            return ast.Constant(str(value))
+    return part
 
 
 def _until_left(block: list[ast.stmt]) -> list[ast.stmt]:

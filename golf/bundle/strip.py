@@ -56,7 +56,9 @@ class _Strip(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """``cast(T, x)`` is ``x``; a hint at the repository is none to who has the program alone."""
         self.generic_visit(node)
-        node.keywords = [word for word in node.keywords if word.arg != "hint" or not _begins(word.value).startswith(HOME)]
+        node.keywords = [
+            word for word in node.keywords if word.arg != "hint" or not _begins(word.value).startswith(HOME)
+        ]
         if isinstance(node.func, ast.Name) and node.func.id == "cast":
             return node.args[1]
         return node
