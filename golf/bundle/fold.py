@@ -39,8 +39,10 @@ class Classes:
                             self._note(name, target.attr, self.of(value, types))
 
     def _note(self, name: str, attribute: str, kind: str | None) -> None:
+        """What an attribute was found to be; found to be two things, it is not known."""
         if kind is not None:
-            self.fields[name, attribute] = kind
+            known = self.fields.get((name, attribute), kind)
+            self.fields[name, attribute] = kind if known == kind else ""
 
     def annotated(self, annotation: ast.expr | None) -> str | None:
         """The class that an annotation names, None beside it or not."""
@@ -64,7 +66,7 @@ class Classes:
             owner = self.of(node.value, types)
             while owner is not None:
                 if (owner, node.attr) in self.fields:
-                    return self.fields[owner, node.attr]
+                    return self.fields[owner, node.attr] or None
                 bases = [base.id for base in self.nodes[owner].bases if isinstance(base, ast.Name)]
                 owner = next((base for base in bases if base in self.nodes), None)
         return self._returned(node, types) if isinstance(node, ast.Call) else None

@@ -45,7 +45,12 @@ class Linker:
         self.packages = {name.rpartition(".")[0] for name in sources}
         self.numbers = {name: number for number, name in enumerate(self.trees)}
         self.defined = {
-            name: {bound for node in tree.body if not _is_import(node) for bound in bound_in([node])}
+            name: {
+                bound
+                for node in tree.body
+                if not _is_import(node) and not _for_type_checkers(node)
+                for bound in bound_in([node])
+            }
             for name, tree in self.trees.items()
         }
 

@@ -65,8 +65,10 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
         sources = (constant_attributes(live), constant_fields(live), known)
         values = {name: {k: v for s in sources for k, v in s.get(name, {}).items()} for s in sources for name in s}
         fold = Fold(Classes(live), values)
+        names = {name for value in values.values() for name in value}
         for statement in live:
-            statement.node = fold.visit(statement.node)
+            if any(isinstance(node, ast.Attribute) and node.attr in names for node in ast.walk(statement.node)):
+                statement.node = fold.visit(statement.node)
             _simplify(statement)
         constant_variables(live)
         count = fold.count + constant_arguments(live)

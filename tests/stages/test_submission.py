@@ -39,7 +39,8 @@ def graph(made: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path: 
     write(tmp_path / "reports/aggregate.json", {"seeds": [42], **run.aggregate})
     for source, target in {
         "train_gpt.py": "build", "check_gpt.py": "build", "model.golf": "runs/compress/42",
-        "nll.npy": "runs/evaluate/42", "val_000000.bin": "data/shards", "tokenizer.model": "data/tokenizer", "bytes.safetensors": "data/tokenizer",
+        "nll.npy": "runs/evaluate/42", "val_000000.bin": "data/shards",
+        "tokenizer.model": "data/tokenizer", "bytes.safetensors": "data/tokenizer",
         "42.csv": "reports/curves",
     }.items():  # fmt: skip
         (tmp_path / target).mkdir(parents=True, exist_ok=True)
