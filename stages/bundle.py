@@ -1,8 +1,9 @@
 """Build the self-contained program that ships, for the parameters that decide what code it needs.
 
-Reads ``golf`` and the sections that the program is made for. Writes ``build/train_gpt.py``; ``build/check_gpt.py``, that
-checks the first from outside and does not count; ``reports/bundle.json``: bytes and modules and nothing else, so that
-an edit which keeps the size reruns nothing that only needs to know the size; ``reports/bundle.csv``: bytes by module.
+Reads ``golf`` and the sections that the program is made for. Writes ``build/train_gpt.py``; ``build/check_gpt.py``, to
+check the first from outside, which does not count; ``reports/bundle.json``: bytes and modules and nothing else, so
+that an edit which keeps the size reruns nothing that only needs to know the size; ``reports/bundle.csv``: bytes by
+module.
 
     python -m stages.bundle
 """

@@ -149,7 +149,7 @@ class Fold(ast.NodeTransformer):
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         """An attribute whose value is known."""
         kind = self.classes.of(node.value, self.types)
-        if kind in self.known and node.attr in self.known[kind] and isinstance(node.ctx, ast.Load):
+        if kind is not None and node.attr in self.known.get(kind, {}) and isinstance(node.ctx, ast.Load):
             self.count += 1
             return constant(self.known[kind][node.attr])
         self.generic_visit(node)

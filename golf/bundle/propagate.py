@@ -90,8 +90,6 @@ def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, 
                 stores[inner.attr] += 1
             elif isinstance(inner, ast.ClassDef):
                 stores.update(dict.fromkeys(bound_in(inner.body), 2))
-            elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-                stores[inner.value] += 0
         for target, value in assignments([statement.node]):
             if (
                 owner
@@ -101,9 +99,9 @@ def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, 
             ):
                 found[target.attr] = owner, value_of(value)
     known: dict[str, dict[str, object]] = defaultdict(dict)
-    for attribute, (owner, value) in found.items():
+    for attribute, (owner, literal) in found.items():
         if stores[attribute] == 1:
-            known[owner][attribute] = value
+            known[owner][attribute] = literal
     return known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import cast
 
 NOTHING: dict[str, object] = {"__builtins__": {}}
 SIMPLE = (bool, int, float, str, type(None))
@@ -12,7 +13,7 @@ def constant(value: object) -> ast.expr:
     """The literal of ``value``: a number, a text, None, or tuples of them."""
     if isinstance(value, (tuple, list)):
         return ast.Tuple([constant(item) for item in value], ast.Load())
-    return ast.Constant(value)
+    return ast.Constant(cast(bool | int | float | str | None, value))
 
 
 def is_constant(node: ast.AST | None) -> bool:
@@ -105,7 +106,7 @@ class Simplify(ast.NodeTransformer):
         parts: list[ast.expr] = []
         for part in map(_as_text, node.values):
             if parts and isinstance(part, ast.Constant) and isinstance(parts[-1], ast.Constant):
-                parts[-1] = ast.Constant(parts[-1].value + part.value)
+                parts[-1] = ast.Constant(f"{parts[-1].value}{part.value}")  # type: ignore[str-bytes-safe]
             else:
                 parts.append(part)
         return parts[0] if len(parts) == 1 and isinstance(parts[0], ast.Constant) else ast.JoinedStr(parts)

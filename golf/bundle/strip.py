@@ -9,7 +9,7 @@ from golf.bundle.link import Statement
 from golf.bundle.names import Function, parameters
 
 TYPED = "Section"  # classes of this base read their annotations
-HOME = ("dvc ", "git ", "python -m ", "run from ")  # hints of commands that only work in the repository
+HOME = ("dvc ", "git checkout", "run from ")  # in hints that only help within the repository
 CONSTEXPR = "tl.constexpr"  # read by Triton, as a text
 
 
@@ -56,9 +56,7 @@ class _Strip(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """``cast(T, x)`` is ``x``; a hint at the repository is none to who has the program alone."""
         self.generic_visit(node)
-        node.keywords = [
-            word for word in node.keywords if word.arg != "hint" or not _begins(word.value).startswith(HOME)
-        ]
+        node.keywords = [word for word in node.keywords if word.arg != "hint" or not _holds(word.value, HOME)]
         if isinstance(node.func, ast.Name) and node.func.id == "cast":
             return node.args[1]
         return node
@@ -79,7 +77,7 @@ class _Strip(ast.NodeTransformer):
         return node
 
 
-def _begins(node: ast.expr) -> str:
-    """The first words of a text."""
-    first = node.values[0] if isinstance(node, ast.JoinedStr) and node.values else node
-    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
+def _holds(node: ast.expr, words: Sequence[str]) -> bool:
+    """Whether a text, or a part of it, holds one of ``words``."""
+    texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return any(word in text for word in words for text in texts)
