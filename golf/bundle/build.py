@@ -3,7 +3,7 @@
 The modules are linked into one (:mod:`golf.bundle.link`), made for the parameters (:mod:`golf.bundle.optimize`),
 stripped of what only readers need and given short names. The file begins with that text, packed; the zip behind it
 holds ``__main__.py``, the launcher. ``python`` and ``torchrun`` take the file as it is, and
-the launcher says how to unpack it (docs/artifact-format.md). The same sources and parameters give the same bytes.
+the launcher says how to unpack it (docs/program.md). The same sources and parameters give the same bytes.
 """
 
 from __future__ import annotations

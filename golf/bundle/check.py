@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def shipped(program: Path) -> Any:
     """The module that the shipped file makes of itself."""
-    runpy.run_path(str(program), run_name="checked")
+    runpy.run_path(str(program), run_name="read")
     return sys.modules[program.stem]
 
 

@@ -7,29 +7,52 @@ find its source in ``linecache``. ``SIZE`` is written by the build.
 import linecache
 import lzma
 import sys
+from importlib.abc import ExecutionLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 SIZE = 0  # bytes of the packed program
 
-archive = Path(__loader__.archive).absolute()  # type: ignore[name-defined]
-program = ModuleType(archive.stem)
-sys.modules[archive.stem] = program
-parts = lzma.decompress(archive.read_bytes()[:SIZE]).decode().split("\f")
+
+class Parts(ExecutionLoader):
+    """Loads the next part of the program each time."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive = archive
+        self.parts = lzma.decompress(archive.read_bytes()[:SIZE]).decode().split("\f")
+
+    def get_filename(self, name: str) -> str:
+        """A path under the archive, as zipimport would give."""
+        return f"{self.archive}/{len(self.parts)}.py"
+
+    def get_source(self, name: str) -> str:
+        """The part's source, which is kept for who asks by its path."""
+        text = self.parts.pop(0)
+        path = self.get_filename(name)
+        linecache.cache[path] = len(text), None, text.splitlines(True), path
+        return text
 
 
-def more() -> None:
-    """Run the next part, if there is one."""
-    if parts:
-        text = parts.pop(0)
-        name = program.__file__ = f"{archive}/{len(parts)}.py"
-        linecache.cache[name] = len(text), None, text.splitlines(True), name
-        exec(compile(text, name, "exec"), program.__dict__)
+def launch(loader: Any, name: str) -> None:
+    """Run the program when it was started; all of it without its ``main`` when it was only read."""
+    archive = Path(loader.archive).absolute()
+    parts, program = Parts(archive), ModuleType(archive.stem)
+    program.__file__ = str(archive)
 
+    def more() -> None:
+        """Run the next part, if there is one."""
+        if parts.parts:
+            parts.exec_module(program)
 
-program.more = more  # type: ignore[attr-defined]
-more()
-if __name__ == "__main__":
-    program.main()
-else:
+    sys.modules[archive.stem] = program
+    vars(program)["more"] = more
     more()
+    if name == "__main__":
+        program.main()
+    else:
+        more()
+
+
+if __name__ in ("__main__", "__mp_main__", "read"):
+    launch(__loader__, __name__)  # type: ignore[name-defined]

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ast
-from typing import cast
+import operator
+from types import NoneType
+from typing import Any, cast
 
-NOTHING: dict[str, object] = {"__builtins__": {}}
-SIMPLE = (bool, int, float, str, type(None))
+SIMPLE = (bool, int, float, str, NoneType)
+COMPARE = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+}  # fmt: skip
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+LARGEST = 1 << 24  # result that is written out
 
 
 def constant(value: object) -> ast.expr:
@@ -26,9 +33,17 @@ def is_constant(node: ast.AST | None) -> bool:
 
 
 def value_of(node: ast.expr) -> object:
-    """What a literal, or an operation on literals, evaluates to."""
-    expression = ast.fix_missing_locations(ast.Expression(node))
-    return eval(compile(expression, "<constant>", "eval"), dict(NOTHING))
+    """What a literal evaluates to."""
+    return ast.literal_eval(node)
+
+
+def compared(left: Any, kind: ast.cmpop, right: Any) -> bool | None:
+    """The outcome of a comparison of literals; None for one that is left to be made."""
+    if isinstance(kind, (ast.In, ast.NotIn)):
+        return (left in right) == isinstance(kind, ast.In)
+    if isinstance(kind, (ast.Is, ast.IsNot)) and left is not None and right is not None:
+        return None  # of other literals than None nobody knows
+    return bool(COMPARE[type(kind)](left, right))
 
 
 class Simplify(ast.NodeTransformer):
@@ -60,22 +75,20 @@ class Simplify(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        """A comparison of literals."""
+        """A comparison of two literals."""
         self.generic_visit(node)
-        if is_constant(node.left) and all(is_constant(part) for part in node.comparators):
-            if all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
-                same = value_of(node.left) is None and value_of(node.comparators[0]) is None
-                known = same or None in (value_of(node.left), value_of(node.comparators[0]))
-                return ast.Constant(same == isinstance(node.ops[0], ast.Is)) if known and len(node.ops) == 1 else node
-            return ast.Constant(bool(value_of(node)))
+        if len(node.ops) == 1 and is_constant(node.left) and is_constant(node.comparators[0]):
+            found = compared(value_of(node.left), node.ops[0], value_of(node.comparators[0]))
+            return node if found is None else ast.Constant(found)
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         """Arithmetic of whole numbers."""
         self.generic_visit(node)
-        if all(isinstance(part, ast.Constant) and type(part.value) is int for part in (node.left, node.right)):
-            found = value_of(node)
-            if type(found) is int and 0 <= found < 1 << 24:
+        left, right = (part.value if isinstance(part, ast.Constant) else None for part in (node.left, node.right))
+        if type(left) is int and type(right) is int and type(node.op) in ARITHMETIC:
+            found = ARITHMETIC[type(node.op)](left, right)
+            if 0 <= found < LARGEST:
                 return ast.Constant(found)
         return node
 

@@ -45,7 +45,7 @@ def record() -> bytes:
 
 
 def text_of(program: bytes) -> str:
-    """The program's text, as docs/artifact-format.md says."""
+    """The program's text, as docs/program.md says."""
     with zipfile.ZipFile(io.BytesIO(program)) as file:
         launcher = file.read("__main__.py").decode()
     size = re.search(r"\[:(\d+)\]", launcher)
