@@ -1,8 +1,9 @@
-"""Prove the evaluation legal: the shipped program audits the evaluator it scores with, on a sample of validation text.
+"""Prove the evaluation legal: the scorers of the shipped program are audited on a sample of validation text.
 
-Reads ``build/train_gpt.py``, ``runs/compress/SEED/model.golf``, the validation shards and the tokenizer; the gate must
-have passed. Writes ``reports/audit/SEED.json``: each check with its outcome; the evidence goes to the timing report.
-A failed check ends the stage with exit code 65. docs/rules.md says what each check holds.
+Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the validation
+shards and the tokenizer; the gate must have passed. Writes ``reports/audit/SEED.json``: each check with its outcome;
+the evidence goes to the timing report. A failed check ends the stage with exit code 65. docs/rules.md says what each
+check holds.
 
     python -m stages.audit --seed 42
 """
@@ -24,10 +25,12 @@ from golf.runtime.report import Stopwatch, report_path, write_report, write_timi
 from golf.runtime.sandbox import run_program
 
 PROGRAM = Path("build/train_gpt.py")
+CHECKER = Path("build/check_gpt.py")
 SHARDS = Path("data/shards")
 TOKENIZER = Path("data/tokenizer")
 ARGUMENTS = (
     "audit",
+    f"--program={PROGRAM.name}",
     "--artifact=model.golf",
     "--shards=shards",
     "--bytes=bytes.safetensors",
@@ -65,7 +68,7 @@ def main() -> None:
 
 
 def run(seed: int, settings: Audit, config: Eval, hardware: Hardware) -> tuple[dict[str, Any], str]:
-    """Run the program's verb ``audit`` in an empty directory: its result, and what network it could reach."""
+    """Run the checker's verb ``audit`` in an empty directory: its result, and what network it could reach."""
     shards = sorted(SHARDS.glob("*val_*.bin"))
     if not shards:
         raise MissingInput(f"{SHARDS}: no validation shard", hint="dvc repro tokenize")
@@ -74,9 +77,10 @@ def run(seed: int, settings: Audit, config: Eval, hardware: Hardware) -> tuple[d
         params = folder / "params.json"
         write_json(params, {section.SECTION: to_dict(section) for section in (settings, config, hardware)})
         outputs = run_program(
-            PROGRAM,
+            CHECKER,
             ARGUMENTS,
             files={
+                PROGRAM.name: PROGRAM,
                 "model.golf": Path("runs/compress") / str(seed) / "model.golf",
                 "bytes.safetensors": TOKENIZER / "bytes.safetensors",
                 "tokenizer.model": TOKENIZER / "tokenizer.model",

@@ -1,8 +1,9 @@
 """Build the self-contained program: one executable zip out of the modules that it imports.
 
-The zip holds ``__main__.py`` (the launcher) and ``modules.lzma``: every module's source, minified, in one text.
-``python``, ``torchrun`` and ``unzip`` take the file as it is, and ``xz -dc modules.lzma`` shows its text.
-The same sources give the same bytes.
+The modules are linked into one (:mod:`golf.bundle.link`), made for the parameters (:mod:`golf.bundle.optimize`),
+stripped of what only readers need and given short names. The file begins with that text, packed; the zip behind it
+holds ``__main__.py``, the launcher. ``python`` and ``torchrun`` take the file as it is, and
+the launcher says how to unpack it (docs/program.md). The same sources and parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,35 +12,116 @@ import ast
 import io
 import lzma
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from golf.bundle.link import MORE, SEPARATOR, Linker, is_flat
+from golf.bundle.names import bound_in
+from golf.bundle.optimize import fix, optimize
+from golf.bundle.prune import leave_out, order, reach
+from golf.bundle.rename import rename
+from golf.bundle.strip import strip
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.syntax import absolute, running_nodes
 
 PROGRAM = "golf.bundle.program"
+CHECK = "golf.bundle.check"
+# What the second calls of the first: these keep their names.
+EXPORTS = {
+    PROGRAM: [("golf.bundle.scoring", name) for name in ("check_vocabulary", "opened", "read_validation", "scorer")]
+}
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
+# What ships in place of modules that only tell how a run goes.
+PLAIN = {
+    "golf.runtime.progress": "golf.bundle.plain.progress",
+    "golf.train.diagnose": "golf.bundle.plain.diagnose",
+    "golf.train.flops": "golf.bundle.plain.flops",
+    "golf.train.meter": "golf.bundle.plain.meter",
+}
+# Functions whose calls, as statements, are left out: they refuse early, and with more words, what fails anyway.
+EARLY = [("golf.train.plan", "check")]
+MAIN = "main"
+PART = "\f"  # between the parts of the program
 EPOCH = (1980, 1, 1, 0, 0, 0)
+WINDOW = 18  # of brotli, as a power of two
 # Best of all properties on Python source.
 LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
 
 
-def build(root: Path | str = ".") -> tuple[bytes, list[str]]:
-    """The program's bytes, and the names of its modules.
+class Built(NamedTuple):
+    """A program, and its bytes by module: all of them, shared in proportion to what each module adds to the rest."""
+
+    program: bytes
+    modules: dict[str, float]
+
+
+def build(
+    root: Path | str = ".", document: Mapping[str, Mapping[str, Any]] | None = None, program: str = PROGRAM
+) -> Built:
+    """The program's bytes.
 
     Args:
         root: folder that holds the package ``golf``.
+        document: checked parameters by section, for which the program is made; None: for any.
+        program: the module whose ``main`` it runs.
 
     Raises:
         MissingInput: a module that is imported does not exist.
-        ConfigError: python-minifier is not installed.
-        FairwayError: a module is not Python.
+        ConfigError: python-minifier or brotli is not installed.
+        FairwayError: a module is not Python, or can't be linked.
     """
-    sources = closure(Path(root), PROGRAM)
-    text = join({name: minify(source, name) for name, source in sources.items()})
-    launcher = minify(source_of(Path(root), LAUNCHER), LAUNCHER)
-    return archive(launcher, text), list(sources)
+    sources = closure(Path(root), program)
+    linker = Linker(sources, program)
+    trees = compose(linker, document)
+    texts = _by_module(linker, trees)
+    rename(trees, _exports(linker), {MORE})
+    # brotli is smaller, but no part of Python: for programs whose artifacts need it anyway
+    codec = "brotli" if document and "brotli" in document["compress"]["codecs"] else "lzma"
+    text = PART.join(minify(ast.unparse(tree)) for tree in trees)
+    built = archive(source_of(Path(root), LAUNCHER), text, codec)
+    return Built(built, shares(texts, len(built)))
+
+
+def compose(linker: Linker, document: Mapping[str, Mapping[str, Any]] | None) -> list[ast.Module]:
+    """The parts of the program: what its command line needs, and the rest; flat names in them."""
+    statements, names = linker.link(), set(_exports(linker))
+    leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in linker.trees})
+    live = optimize(statements, names, fix(statements, document) if document else {})
+    strip(live)
+    live = reach(live, names, lazily=True)
+    front = {id(statement) for statement in reach(live, {linker.flat(linker.entry, MAIN)}, lazily=False)}
+    halves = [[s for s in live if (id(s) in front) == first] for first in (True, False)]
+    return [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
+
+
+def _exports(linker: Linker) -> dict[str, str]:
+    known = [(linker.entry, MAIN), *EXPORTS.get(linker.entry, [])]
+    return {linker.flat(module, name): name for module, name in known}
+
+
+def _by_module(linker: Linker, trees: Sequence[ast.Module]) -> dict[str, str]:
+    names = list(linker.trees)
+    texts: dict[str, str] = {}
+    for node in (node for tree in trees for node in tree.body):
+        flat = [name for name in bound_in([node]) if is_flat(name)]
+        if flat:
+            module = names[int(flat[0].rpartition(SEPARATOR)[2])]
+            texts[module] = texts.get(module, "") + ast.unparse(node).replace("    ", " ") + "\n"
+    return texts
+
+
+def shares(texts: Mapping[str, str], size: int) -> dict[str, float]:
+    """``size`` bytes divided among ``texts``: by the bytes of deflate that each adds to the others."""
+
+    def packed(without: str) -> int:
+        return len(zlib.compress("".join(text for name, text in texts.items() if name != without).encode(), 9))
+
+    whole = packed("")
+    added = {name: max(whole - packed(name), 0) for name in texts}
+    return {name: size * part / max(sum(added.values()), 1) for name, part in added.items()}
 
 
 def closure(root: Path, program: str) -> dict[str, str]:
@@ -54,7 +136,7 @@ def closure(root: Path, program: str) -> dict[str, str]:
         name = waiting.pop()
         if name in sources:
             continue
-        sources[name] = source_of(root, name)
+        sources[name] = source_of(root, PLAIN.get(name, name))
         waiting += imports(sources[name], name, root)
         if "." in name:
             waiting.append(name.rpartition(".")[0])
@@ -88,15 +170,11 @@ def source_of(root: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def minify(source: str, name: str) -> str:
-    """``source`` without comments, docstrings, needless annotations and long local names.
-
-    Kept: class annotations (dataclasses read them), and all names and annotations where Triton or ``torch.library``
-    reads them.
+def minify(source: str) -> str:
+    """``source`` with as little space as it can do with.
 
     Raises:
         ConfigError: python-minifier is not installed.
-        FairwayError: ``source`` is not Python.
     """
     try:
         import python_minifier
@@ -104,41 +182,40 @@ def minify(source: str, name: str) -> str:
         raise ConfigError(
             "bundle: python-minifier is not installed", hint="pip install -c constraints.txt python-minifier"
         ) from None
-    _parse(source, name)
-    read = "triton" in source or "torch.library" in source
-    text = python_minifier.minify(
+    return python_minifier.minify(
         source,
-        name,
-        remove_annotations=python_minifier.RemoveAnnotationsOptions(
-            remove_variable_annotations=not read,
-            remove_return_annotations=not read,
-            remove_argument_annotations=not read,
-            remove_class_attribute_annotations=False,
-        ),
-        remove_literal_statements=True,
+        remove_annotations=False,
         hoist_literals=False,  # shorter text, but more bytes after compression
-        rename_locals=not read,
+        rename_locals=False,
         rename_globals=False,
     )
-    ast.parse(text)
-    return text
 
 
-def join(sources: Mapping[str, str]) -> str:
-    """The modules as the launcher takes them apart."""
-    for name, source in sources.items():
-        if "\f" in source or "\r" in source:
-            raise FairwayError(f"bundle: {name} holds a form feed or carriage return, which part the modules")
-    return "".join(f"\f{name}\n{source}" for name, source in sources.items())
+def archive(launcher: str, text: str, codec: str = "lzma") -> bytes:
+    """The executable zip behind the packed program, the same bytes for the same input.
 
+    Args:
+        launcher: its ``__main__``, which unpacks with lzma.
+        text: the program.
+        codec: ``lzma`` or ``brotli``.
 
-def archive(launcher: str, text: str) -> bytes:
-    """The executable zip, the same bytes for the same input."""
-    packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
+    Raises:
+        ConfigError: brotli is not installed.
+    """
+    if codec == "brotli":
+        try:
+            import brotli
+        except ImportError:
+            raise ConfigError("bundle: brotli is not installed", hint="pip install -c constraints.txt brotli") from None
+        packed = brotli.compress(text.encode(), lgwin=WINDOW)
+        launcher = launcher.replace("lzma", "brotli")
+    else:
+        packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
+    starter = minify(launcher.replace("SIZE = 0", "").replace("SIZE", str(len(packed))))
     buffer = io.BytesIO()
+    buffer.write(packed)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as file:
-        file.writestr(_member("__main__.py"), launcher, zipfile.ZIP_DEFLATED, 9)
-        file.writestr(_member("modules.lzma"), packed, zipfile.ZIP_STORED)
+        file.writestr(_member("__main__.py"), starter, zipfile.ZIP_DEFLATED, 9)
     return buffer.getvalue()
 
 

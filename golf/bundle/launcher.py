@@ -1,56 +1,58 @@
-"""The bundle's ``__main__``: hands the program's modules to Python from memory and runs it.
+"""The bundle's ``__main__``: unpacks the program that stands before the zip and runs it.
 
-The archive holds this file and one text of all modules, compressed together: apart they would take twice the bytes.
-Tracebacks, ``inspect`` and Triton find each module's source through its loader, as in any zip.
+The program is one module in parts, of which the second runs when a verb needs it. Tracebacks, ``inspect`` and Triton
+find its source in ``linecache``. ``SIZE`` is written by the build.
 """
 
+import linecache
 import lzma
 import sys
-from collections.abc import Sequence
-from importlib.abc import ExecutionLoader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
+from importlib.abc import ExecutionLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+SIZE = 0  # bytes of the packed program
 
-class Modules(MetaPathFinder, ExecutionLoader):
-    """Finds and loads the modules of ``text``: a form feed, the name, a newline, the source; and so on."""
 
-    def __init__(self, archive: str, text: str) -> None:
+class Parts(ExecutionLoader):
+    """Loads the next part of the program each time."""
+
+    def __init__(self, archive: Path) -> None:
         self.archive = archive
-        self.sources = dict(part.split("\n", 1) for part in text.split("\f")[1:])
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The module's spec, or None for a module that is not ours."""
-        return spec_from_loader(name, self, is_package=self.is_package(name)) if name in self.sources else None
-
-    def is_package(self, name: str) -> bool:
-        """Whether other modules stand under ``name``."""
-        return any(other.startswith(name + ".") for other in self.sources)
+        self.parts = lzma.decompress(archive.read_bytes()[:SIZE]).decode().split("\f")
 
     def get_filename(self, name: str) -> str:
         """A path under the archive, as zipimport would give."""
-        return f"{self.archive}/{name.replace('.', '/')}.py"
+        return f"{self.archive}/{len(self.parts)}.py"
 
     def get_source(self, name: str) -> str:
-        """The source as it ships."""
-        return self.sources[name]
+        """The part's source, which is kept for who asks by its path."""
+        text = self.parts.pop(0)
+        path = self.get_filename(name)
+        linecache.cache[path] = len(text), None, text.splitlines(True), path
+        return text
 
 
 def launch(loader: Any, name: str) -> None:
-    """Put the bundle's modules before all others; run the program when it was started, not imported by a child."""
-    archive = str(Path(loader.archive).absolute())
-    text = lzma.decompress(loader.get_data(f"{loader.archive}/modules.lzma")).decode()
-    sys.meta_path.insert(0, Modules(archive, text))
+    """Run the program when it was started; all of it without its ``main`` when it was only read."""
+    archive = Path(loader.archive).absolute()
+    parts, program = Parts(archive), ModuleType(archive.stem)
+    program.__file__ = str(archive)
+
+    def more() -> None:
+        """Run the next part, if there is one."""
+        if parts.parts:
+            parts.exec_module(program)
+
+    sys.modules[archive.stem] = program
+    vars(program)["more"] = more
+    more()
     if name == "__main__":
-        from golf.bundle.program import main
+        program.main()
+    else:
+        more()
 
-        main()
 
-
-if __name__ in ("__main__", "__mp_main__"):
+if __name__ in ("__main__", "__mp_main__", "read"):
     launch(__loader__, __name__)  # type: ignore[name-defined]

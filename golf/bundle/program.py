@@ -1,4 +1,4 @@
-"""What the shipped program does, by verb: train, evaluate, audit, score.
+"""What the shipped program does, by verb: train, evaluate. What checks it from outside is :mod:`golf.bundle.check`.
 
 Everything heavy is imported by the verb that needs it, so that ``--help`` and a wrong argument answer at once.
 """
@@ -27,13 +27,12 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         FairwayError: an input is missing, or the verb failed.
     """
-    for key in ("artifact", "shards", "bytes", "params", "tokenizer", "text"):
+    for key in ("artifact", "shards", "bytes", "params"):
         path = getattr(parsed, key, None)
         kind, exists = ("folder", Path.is_dir) if key == "shards" else ("file", Path.is_file)
         if path is not None and not exists(path):
             raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {NAME} {parsed.verb} --help")
-    if hasattr(parsed, "out"):
-        _require_writable(parsed.out)
+    _require_writable(parsed.out)
     if parsed.verb == "train":
         from golf.bundle import training
 
@@ -41,7 +40,7 @@ def run(parsed: argparse.Namespace) -> None:
     else:
         from golf.bundle import scoring
 
-        {"evaluate": scoring.evaluate, "audit": scoring.audit, "score": scoring.score}[parsed.verb](parsed)
+        scoring.evaluate(parsed)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,27 +61,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate = verbs.add_parser(
         "evaluate", help="score an artifact on the validation shards, adapting as the rules allow"
     )
-    audit = verbs.add_parser("audit", help="check that the evaluation is legal")
-    for verb, sections, writes in (
-        (evaluate, "eval, hardware", "result.json, nll.npy"),
-        (audit, "audit, eval, hardware", "audit.json"),
-    ):
-        _add(verb, "artifact", "model.golf")
-        _add(verb, "shards", "folder with val_*.bin, and val_bytes_*.bin where the text was transformed")
-        _add(verb, "bytes", "byte table, bytes.safetensors")
-        _add(verb, "params", f"JSON with the sections {sections}")
-        _add(verb, "out", f"folder for {writes}")
-    audit.add_argument("--tokenizer", type=Path, help="tokenizer.model, to count the bytes a second time")
-
-    score = verbs.add_parser("score", help="bits per byte of shards or of a text file, without adaptation")
-    _add(score, "artifact", "model.golf")
-    source = score.add_mutually_exclusive_group(required=True)
-    source.add_argument("--shards", type=Path, help="folder with val_*.bin; needs --bytes")
-    source.add_argument("--text", type=Path, help="UTF-8 text file, scored as one document; needs --tokenizer")
-    score.add_argument("--bytes", type=Path, help="byte table, bytes.safetensors")
-    score.add_argument("--tokenizer", type=Path, help="tokenizer.model")
-    score.add_argument("--seq-len", type=int, default=512, help="tokens of context (default: 512)")
-    score.add_argument("--stride", type=int, default=256, help="tokens a window scores (default: 256)")
+    _add(evaluate, "artifact", "model.golf")
+    _add(evaluate, "shards", "folder with val_*.bin, and val_bytes_*.bin where the text was transformed")
+    _add(evaluate, "bytes", "byte table, bytes.safetensors")
+    _add(evaluate, "params", "JSON with the sections eval, hardware")
+    _add(evaluate, "out", "folder for result.json, nll.npy")
     return top
 
 

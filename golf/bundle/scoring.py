@@ -1,39 +1,36 @@
-"""The verbs that score an artifact: evaluate, audit, score."""
+"""The verb that scores an artifact, and what a check of the program asks of it (:mod:`golf.bundle.check`)."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from golf.codec.model import decode_model
-from golf.data.bytecount import ByteTable, load_sentencepiece
+from golf.data.bytecount import ByteTable
 from golf.data.shards import read_sidecar, read_split
 from golf.model.attention import choose_backend
 from golf.model.transformer import Transformer
 from golf.model.weights import ModelSpec, build
-from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.quant.quantized import dequantize_model
 from golf.runtime.device import choose_compile, describe
-from golf.runtime.errors import ConfigError, DataError
+from golf.runtime.errors import DataError
 from golf.runtime.files import write_json, write_npy
 from golf.runtime.report import Stopwatch
-from golf.scoring.audit import audit_evaluation
-from golf.scoring.bpb import SidecarBytes, total
-from golf.scoring.evaluator import SlidingScorer
+from golf.scoring.bpb import SidecarBytes
+from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer
 from golf.scoring.evaluator import evaluate as evaluate_scores
-from golf.scoring.protocol import ByteCounter
+from golf.scoring.protocol import ByteCounter, Scorer
 from golf.train.distributed import Ranks, join
 
 
@@ -45,6 +42,18 @@ class Subject:
     model: Transformer
     attention: str
     compiled: bool
+
+
+@contextmanager
+def opened(artifact: Path, hardware: Hardware) -> Iterator[Subject]:
+    """The artifact's model within the ranks' process group, for a check of this program."""
+    with join(hardware) as ranks:
+        yield read_artifact(artifact, hardware, ranks)
+
+
+def scorer(model: Transformer, config: Eval, adapts: bool) -> Scorer:
+    """A fresh one of the two scorers that :func:`evaluate` uses."""
+    return TestTimeTrainer(model, config) if adapts else SlidingScorer(model, config)
 
 
 def evaluate(parsed: argparse.Namespace) -> None:
@@ -77,46 +86,6 @@ def evaluate(parsed: argparse.Namespace) -> None:
                 "attention": subject.attention,
             },
         )
-
-
-def audit(parsed: argparse.Namespace) -> None:
-    """Run every check on the evaluator that ``evaluate`` uses; write audit.json. A failed check is a result."""
-    config, check, hardware = load(Eval, parsed.params), load(Audit, parsed.params), load(Hardware, parsed.params)
-    with join(hardware) as ranks:
-        tokens, counter = read_validation(parsed.shards, parsed.bytes)
-        subject = read_artifact(parsed.artifact, hardware, ranks)
-        check_vocabulary(subject.spec, counter)
-        has_sidecar = isinstance(counter, SidecarBytes)
-        result = audit_evaluation(
-            subject.model,
-            tokens,
-            counter,
-            config,
-            check,
-            bos_id=subject.spec.bos_id,
-            recount=None if has_sidecar else partial(recount, parsed=parsed),
-        )
-        if ranks.first:
-            write_json(parsed.out / "audit.json", result)
-
-
-def score(parsed: argparse.Namespace) -> None:
-    """Print the bits per byte of shards or of a text file, scored without adaptation."""
-    hardware = Hardware()
-    config = Eval(seq_len=parsed.seq_len, stride=parsed.stride, ttt=False, ttt_chunk_tokens=max(parsed.seq_len, 4096))
-    with join(hardware) as ranks:
-        if parsed.text is None:
-            if parsed.bytes is None:
-                raise ConfigError("--shards needs the byte table too", hint="--bytes bytes.safetensors")
-            tokens, counter = read_validation(parsed.shards, parsed.bytes)
-        else:
-            tokens, counter = read_text(parsed.text, parsed.tokenizer)
-        subject = read_artifact(parsed.artifact, hardware, ranks)
-        check_vocabulary(subject.spec, counter)
-        nll = -SlidingScorer(subject.model, config, compiled=subject.compiled).score(tokens)
-        result = total(nll, counter.count(tokens))
-        if ranks.first:
-            print(f"{result.bits_per_byte:.6f} bpb  {result.tokens:,} tokens  {result.bytes:,} bytes")
 
 
 def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
@@ -154,21 +123,6 @@ def read_validation(shards: Path, table: Path) -> tuple[Tensor, ByteCounter]:
     return tokens, ByteTable.load(table)
 
 
-def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteTable]:
-    """A text file as one document behind a BOS, and its tokenizer's byte table."""
-    if tokenizer is None:
-        raise ConfigError("--text needs the tokenizer too", hint="--tokenizer tokenizer.model")
-    processor = load_sentencepiece(tokenizer)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start:,})") from None
-    ids = processor.encode(text)
-    if not ids:
-        raise DataError(f"{path}: no text in it")
-    return torch.tensor([processor.bos_id(), *ids]), ByteTable.from_processor(processor)
-
-
 def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
     """Refuse a byte table of another vocabulary.
 
@@ -180,32 +134,3 @@ def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
             f"byte table of {counter.vocab_size} tokens, needed {spec.vocab_size}, the artifact's vocabulary",
             hint="the bytes.safetensors of the tokenizer that the model was trained with",
         )
-
-
-def recount(tokens: Tensor, parsed: argparse.Namespace) -> Tensor:
-    """Bytes of tokens[1:], counted a second way: from the tokenizer's own decoding where it is given.
-
-    Without it the rule is applied again, token by token, to the table's columns.
-    """
-    pairs = pairwise(tokens.tolist())
-    if parsed.tokenizer is None:
-        table = ByteTable.load(parsed.bytes)
-        base, space, boundary = (column.tolist() for column in (table.base, table.leading_space, table.boundary))
-        return torch.tensor([base[now] + (space[now] and not boundary[before]) for before, now in pairs])
-    processor = load_sentencepiece(parsed.tokenizer)
-    return torch.tensor([_piece_bytes(processor, before, now) for before, now in pairs])
-
-
-def _piece_bytes(processor: Any, before: int, now: int) -> int:
-    """Bytes that token ``now`` adds behind token ``before``."""
-
-    def silent(token: int) -> bool:
-        return processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token)
-
-    if now >= processor.vocab_size() or silent(now):
-        return 0
-    if processor.is_byte(now):
-        return 1
-    text = processor.id_to_piece(now).replace("\u2581", " ")
-    after_text = before < processor.vocab_size() and not silent(before)
-    return len(text.encode()) - (text.startswith(" ") and not after_text)

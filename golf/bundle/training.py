@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 
 from golf.codec.artifact import table
@@ -32,7 +31,7 @@ from golf.train.plan import TrainConfig
 
 
 def train(parsed: argparse.Namespace) -> None:
-    """Train, select, quantize, compress. Interrupted, the same command goes on from its last checkpoint."""
+    """Train, select, quantize, compress, in one go: it keeps no checkpoints, which the stage ``train`` does."""
     hardware, selection = load(Hardware, parsed.params), load(Select, parsed.params)
     quant, compress = load(Quant, parsed.params), load(Compress, parsed.params)
     index = load_index(parsed.shards)
@@ -49,7 +48,6 @@ def train(parsed: argparse.Namespace) -> None:
             vocab_size=spec.vocab_size,
             bos_id=spec.bos_id,
             out=parsed.out / "train",
-            checkpoints=parsed.out / ".checkpoints",
         )
     )
     if not result.first:
@@ -60,8 +58,6 @@ def train(parsed: argparse.Namespace) -> None:
     blob, reports = encode_model(quantized, compress)
     write_bytes(parsed.out / "streams.csv", table(reports).encode())
     write_bytes(parsed.out / "model.golf", blob)
-    if result.checkpoints is not None:
-        shutil.rmtree(result.checkpoints, ignore_errors=True)
     say(f"{parsed.out / 'model.golf'}: {len(blob):,} bytes, from {choice.name} after {result.steps} steps")
 
 

@@ -17,9 +17,14 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Section:
-    """Base of every section: ``SECTION`` is its key in params.yaml, its fields are the section's keys."""
+    """Base of every section: ``SECTION`` is its key in params.yaml, its fields are the section's keys.
+
+    ``FIXED`` is for programs built for some parameters (:mod:`golf.bundle`): the keys, or ``*`` for all, that can have
+    no value but their default.
+    """
 
     SECTION: ClassVar[str] = ""
+    FIXED: ClassVar[tuple[str, ...]] = ()
 
     def require(self, condition: bool, key: str, needed: str, example: object) -> None:
         """Refuse the value of ``key`` unless ``condition`` holds."""
@@ -62,8 +67,20 @@ def from_dict(section: type[S], values: dict[str, Any], where: str = "params") -
                 f"{where}: {section.SECTION}.{key} is missing",
                 hint=f"add `{key}: {_yaml(field.default)}` under `{section.SECTION}:`",
             )
-    checked = {key: _check(f"{section.SECTION}.{key}", value, hints[key], where) for key, value in values.items()}
-    return section(**checked)
+    return section(**{key: _read(section, fields[key], value, hints[key], where) for key, value in values.items()})
+
+
+def _read(section: type[S], field: dataclasses.Field[Any], value: Any, hint: Any, where: str) -> Any:
+    """``value`` of a key, in its type, or the only one that the key can have."""
+    key = f"{section.SECTION}.{field.name}"
+    if field.name not in section.FIXED and "*" not in section.FIXED:
+        return _check(key, value, hint, where)
+    if value != json.loads(json.dumps(field.default)):
+        raise ConfigError(
+            f"{where}: {key}: found {value!r}, needed {field.default!r}, which this program was built for",
+            hint="a program that `python -m stages.bundle` builds for these parameters",
+        )
+    return field.default
 
 
 def check_every_section() -> None:

@@ -26,6 +26,7 @@ from golf.runtime.files import write_bytes, write_json
 from golf.runtime.sandbox import run_program, terminable
 
 PROGRAM = "train_gpt.py"
+CHECKER = "check_gpt.py"
 REQUIRED = ("torch", "numpy", "safetensors", "sentencepiece", "brotli", "zstandard")
 CHECK_TOKENS = 4096  # validation targets that the check scores again
 TOLERANCE = 0.05  # nats: one target's score on another kernel or device; other weights differ by whole nats
@@ -40,7 +41,7 @@ def write_folder(
     Args:
         folder: an existing, empty folder.
         record: the run.
-        program: the bundle.
+        program: the bundle; the program that checks it stands beside it.
         artifacts: of each seed.
         tokenizer: folder with tokenizer.model and bytes.safetensors.
         curves: folder with SEED.csv.
@@ -49,7 +50,7 @@ def write_folder(
         MissingInput: one of the files does not exist.
         DataError: a file is not of the size that the gate measured.
     """
-    copies = {PROGRAM: program, "tokenizer.model": tokenizer / "tokenizer.model",
+    copies = {PROGRAM: program, CHECKER: program.with_name(CHECKER), "tokenizer.model": tokenizer / "tokenizer.model",
               "bytes.safetensors": tokenizer / "bytes.safetensors"}  # fmt: skip
     copies |= {artifact_name(seed): path for seed, path in artifacts.items()}
     for name, source in copies.items():

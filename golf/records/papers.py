@@ -11,6 +11,7 @@ FILES = """\
 | file | what it is |
 |---|---|
 | `train_gpt.py` | the whole program: an executable zip, run by `python` or `torchrun` as it is |
+| `check_gpt.py` | audits `train_gpt.py` from outside, or scores a text with it; nothing needs it to train or score |
 | `model_seedN.golf` | the compressed weights of a seed |
 | `params.json` | every parameter of the run |
 | `tokenizer.model`, `bytes.safetensors` | the tokenizer, and the bytes that each token counts for |
@@ -158,5 +159,5 @@ def _commands(seed: int) -> list[str]:
     return [
         f"python train_gpt.py train --seed {seed} {common}",
         f"python train_gpt.py evaluate {artifact} {common}",
-        f"python train_gpt.py audit {artifact} --tokenizer tokenizer.model {common}",
+        f"python check_gpt.py audit {artifact} --tokenizer tokenizer.model {common}",
     ]

@@ -104,6 +104,7 @@ def audit_evaluation(
     *,
     bos_id: int = 1,
     recount: Callable[[Tensor], Tensor] | None = None,
+    scorer: Callable[[Eval], Scorer] | None = None,
 ) -> dict[str, Any]:
     """Audit the evaluation that ships, on a sample of the validation split.
 
@@ -118,6 +119,7 @@ def audit_evaluation(
         settings: the audit section.
         bos_id: the token that begins a document.
         recount: tokens (N,) -> (N-1,) bytes of each target, counted independently of ``byte_table``.
+        scorer: gives a fresh one for an eval section: a shipped program's; None: this package's.
 
     Returns:
         JSON: :meth:`AuditReport.to_dict`, and ``sample``: its start, tokens, documents, bytes, the digest of its byte
@@ -130,7 +132,7 @@ def audit_evaluation(
     short = shrink(config, sample.numel())
     kind = TestTimeTrainer if config.ttt else SlidingScorer
     report = audit(
-        lambda: kind(model, short),
+        lambda: kind(model, short) if scorer is None else scorer(short),
         sample,
         vocab_size=int(getattr(model, "vocab_size")),  # noqa: B009 - any module with a forward pass
         bos_id=bos_id,

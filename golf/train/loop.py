@@ -25,7 +25,7 @@ from golf.train.connect import connect
 from golf.train.diagnose import diagnosis
 from golf.train.distributed import world_size
 from golf.train.log import Diverged, say
-from golf.train.meter import peak_memory
+from golf.train.meter import speed
 from golf.train.phases import phase_at
 from golf.train.plan import TrainConfig, check, make_plan
 from golf.train.run import Run, set_up
@@ -195,26 +195,6 @@ def write_weights(run: Run) -> None:
     with whole_directory(config.out) as folder:
         for name, weights in {"raw": state.model.state_dict(), **state.averages.states()}.items():
             save_model(folder, name, weights, config.model, config.vocab_size, config.bos_id)
-
-
-def speed(run: Run, seconds: float) -> dict[str, Any]:
-    """What the timing report says of this process's part of the run; it trained for ``seconds``."""
-    steps, tokens = run.steps - run.start, run.state.place.tokens - run.trained
-    mfu = run.meter.utilisation(seconds)
-    if run.meter.recompiles:
-        say(
-            f"warning: {run.meter.recompiles} graphs were compiled after the warm-up, at the cost of the budget: "
-            "TORCH_LOGS=recompiles says why"
-        )
-    return {
-        "clock_seconds": round(run.clock.elapsed, 3),
-        "tokens_per_second": round(tokens / seconds),
-        "ms_per_step": round(1000 * seconds / max(steps, 1), 3),
-        **({} if mfu is None else {"mfu": round(mfu, 4)}),
-        "data_wait_seconds": round(run.meter.waited, 3),
-        "peak_memory_bytes": peak_memory(run.ranks.device),
-        "recompiles": run.meter.recompiles,
-    }
 
 
 def wait_for(device: torch.device) -> None:

@@ -6,11 +6,15 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from golf.train.flops import Work
+from golf.train.log import say
+
+if TYPE_CHECKING:
+    from golf.train.run import Run
 
 COLUMNS = ("step", "ms_per_step", "tokens_per_second", "mfu", "wait_ms", "memory_bytes", "sm_mhz", "recompiles")
 Cell = float | None  # None: this machine does not tell
@@ -84,6 +88,26 @@ class Meter:
             return ""
         rate, mfu = self.rows[-1][2] or 0.0, self.rows[-1][3]
         return f"{rate:,.0f} tokens/s" + (f", {100 * mfu:.1f} % MFU" if mfu else "")
+
+
+def speed(run: Run, seconds: float) -> dict[str, Any]:
+    """What the timing report says of this process's part of the run; it trained for ``seconds``."""
+    steps, tokens = run.steps - run.start, run.state.place.tokens - run.trained
+    mfu = run.meter.utilisation(seconds)
+    if run.meter.recompiles:
+        say(
+            f"warning: {run.meter.recompiles} graphs were compiled after the warm-up, at the cost of the budget: "
+            "TORCH_LOGS=recompiles says why"
+        )
+    return {
+        "clock_seconds": round(run.clock.elapsed, 3),
+        "tokens_per_second": round(tokens / seconds),
+        "ms_per_step": round(1000 * seconds / max(steps, 1), 3),
+        **({} if mfu is None else {"mfu": round(mfu, 4)}),
+        "data_wait_seconds": round(run.meter.waited, 3),
+        "peak_memory_bytes": peak_memory(run.ranks.device),
+        "recompiles": run.meter.recompiles,
+    }
 
 
 def compiled_graphs() -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from golf.bundle.build import build
 from golf.data import shards
 from golf.data.bytecount import ByteTable
 from golf.quant import heldout
-from tests.stages.world import ROOT, SEED, VOCABULARY, make, stage
+from tests.programs import checker, shipped
+from tests.stages.world import SEED, VOCABULARY, make, stage
 
 TEXT = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "naïve café 5€"]
 
@@ -21,7 +21,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("gated"), audit={"tokens": 400, "positions": 4})
     train_tokenizer(folder / "data/tokenizer")
     (folder / "build").mkdir()
-    (folder / "build/train_gpt.py").write_bytes(build(ROOT)[0])
+    (folder / "build/train_gpt.py").write_bytes(shipped())
+    (folder / "build/check_gpt.py").write_bytes(checker())
     for name in ("compress", "gate"):
         done = stage(name, folder, f"--seed={SEED}")
         assert done.returncode == 0, done.stderr

@@ -38,8 +38,9 @@ def graph(made: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path: 
         write(tmp_path / f"reports/timing/{stage}/42.json", by_seed[42])
     write(tmp_path / "reports/aggregate.json", {"seeds": [42], **run.aggregate})
     for source, target in {
-        "train_gpt.py": "build", "model.golf": "runs/compress/42", "nll.npy": "runs/evaluate/42",
-        "val_000000.bin": "data/shards", "tokenizer.model": "data/tokenizer", "bytes.safetensors": "data/tokenizer",
+        "train_gpt.py": "build", "check_gpt.py": "build", "model.golf": "runs/compress/42",
+        "nll.npy": "runs/evaluate/42", "val_000000.bin": "data/shards",
+        "tokenizer.model": "data/tokenizer", "bytes.safetensors": "data/tokenizer",
         "42.csv": "reports/curves",
     }.items():  # fmt: skip
         (tmp_path / target).mkdir(parents=True, exist_ok=True)
@@ -59,10 +60,7 @@ def test_the_folder_is_written_and_has_run(graph: Path, capsys: pytest.CaptureFi
     with pytest.raises(DataError, match="records folder, seed 42"):
         main()
     assert (FOLDER / "submission.json").read_bytes() == before  # the old folder stays whole
-    assert [path.name for path in FOLDER.parent.iterdir()] in (
-        ["submission", "train_gpt.py"],
-        ["train_gpt.py", "submission"],
-    )
+    assert sorted(path.name for path in FOLDER.parent.iterdir()) == ["check_gpt.py", "submission", "train_gpt.py"]
 
 
 def test_what_is_missing_or_stale_is_named_before_anything_runs(graph: Path) -> None:

@@ -1,21 +1,64 @@
+import ast
+import importlib
+import inspect
+import io
+import json
+import lzma
 import os
+import re
+import runpy
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
+import brotli
 import pytest
+import yaml
 
-from golf.bundle.build import PROGRAM, archive, build, closure, imports, join, minify
+from golf.bundle.build import PLAIN, PROGRAM, Built, archive, build, closure, imports, minify, shares
+from golf.bundle.optimize import FIXED
 from golf.runtime.errors import FairwayError, MissingInput
+from golf.runtime.syntax import absolute
+from tests.programs import ROOT, checker, shipped
 
-ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "numpy", "scipy")
+LEAST_LEFT_OUT = 5_000  # bytes
+
+
+def document(profile: str = "") -> dict:
+    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
+    if profile:
+        for name, values in yaml.safe_load((ROOT / f"profiles/{profile}.yaml").read_text()).items():
+            sections[name] = sections[name] | values if isinstance(values, dict) else values
+    return sections
+
+
+@cache
+def built() -> Built:
+    return build(ROOT, document("record"))
+
+
+def record() -> bytes:
+    return built().program
+
+
+def text_of(program: bytes) -> str:
+    """The program's text, as docs/program.md says."""
+    with zipfile.ZipFile(io.BytesIO(program)) as file:
+        launcher = file.read("__main__.py").decode()
+    size = re.search(r"\[:(\d+)\]", launcher)
+    assert size is not None, launcher
+    codec = brotli if "brotli" in launcher else lzma
+    return codec.decompress(program[: int(size[1])]).decode()
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "train_gpt.py"
-    path.write_bytes(build(ROOT)[0])
+    path.write_bytes(record())
+    (path.parent / "check_gpt.py").write_bytes(checker())
     return path
 
 
@@ -40,50 +83,48 @@ def package(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def test_the_same_sources_give_the_same_bytes(program: Path) -> None:
-    command = "import sys; from golf.bundle.build import build; sys.stdout.buffer.write(build()[0])"
+def test_the_same_sources_give_the_same_bytes() -> None:
+    command = (
+        "import sys; from golf.bundle.build import CHECK, build; sys.stdout.buffer.write(build(program=CHECK).program)"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": str(ROOT)}
     again = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=environment, capture_output=True, check=True)
-    assert again.stdout == program.read_bytes()
+    assert again.stdout == checker()
 
 
-def test_help_answers_without_torch(program: Path) -> None:
-    result = run(program, "--help")
+@pytest.mark.parametrize(
+    ("name", "verbs"), [("train_gpt.py", ("train", "evaluate")), ("check_gpt.py", ("audit", "score"))]
+)
+def test_help_answers_without_torch(program: Path, name: str, verbs: tuple[str, ...]) -> None:
+    result = run(program.with_name(name), "--help")
     assert result.returncode == 0
-    for verb in ("train", "evaluate", "audit", "score"):
+    for verb in verbs:
         assert verb in result.stdout
-    code = (
-        "import runpy, sys; sys.argv = ['train_gpt.py', '--help']\n"
-        "try: runpy.run_path('train_gpt.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
-    )
-    found = interpret(program, code)
-    assert found.stdout.splitlines()[-1] == "[]"
+    if name == "train_gpt.py":
+        code = (
+            "import runpy, sys; sys.argv = ['train_gpt.py', '--help']\n"
+            "try: runpy.run_path('train_gpt.py', run_name='__main__')\n"
+            "except SystemExit: pass\n"
+            f"print([name for name in {HEAVY} if name in sys.modules])"
+        )
+        assert interpret(program, code).stdout.splitlines()[-1] == "[]"
 
 
-def test_every_module_imports_and_none_from_the_repository(program: Path) -> None:
+def test_all_of_it_runs_and_nothing_is_from_the_repository(program: Path) -> None:
     code = f"""
-import importlib, inspect, runpy, sys
+import inspect, runpy, sys
 runpy.run_path("train_gpt.py", run_name="__mp_main__")
-names = sys.meta_path[0].sources
-for name in names:
-    importlib.import_module(name)
-ours = {{name: module for name, module in sys.modules.items() if name.split(".")[0] in ("golf", "stages", "pipeline")}}
-assert set(ours) == set(names), set(ours) ^ set(names)
-for name, module in ours.items():
-    assert "train_gpt.py" in module.__file__, module.__file__
-    assert module.__loader__ is sys.meta_path[0]
+module = sys.modules["train_gpt"]
+assert not [name for name in sys.modules if name.split(".")[0] in ("golf", "stages", "pipeline")]
 repository = {str(ROOT)!r}
 paths = [str(getattr(module, "__file__", "") or "") for module in list(sys.modules.values())]
 strangers = [path for path in paths if path.startswith(repository)]
 assert not [path for path in strangers if "site-packages" not in path], strangers
-from golf.codec.container import decode
-from golf.model.transformer import Transformer
-assert inspect.getsource(decode).startswith("def decode(")
-assert "def forward" in inspect.getsource(Transformer)
+assert "train_gpt.py" in module.__file__, module.__file__
+assert inspect.getsource(module.read_validation).startswith("def read_validation(")
+from pathlib import Path
 try:
-    decode(b"no")
+    module.read_validation(Path("nowhere"), Path("nowhere"))
 except Exception as error:
     import traceback
     assert "raise" in "".join(traceback.format_exception(error))
@@ -93,17 +134,76 @@ print("well")
     assert result.stdout.strip() == "well", result.stderr
 
 
+def kernels(namespace: dict) -> list[tuple[str, ...]]:
+    """Of each Triton kernel, its parameters' annotations; its source must be there to be read, and say ``tl``."""
+    found = []
+    for value in namespace.values():
+        function = getattr(value, "function", None)
+        if inspect.isfunction(function) and hasattr(type(value), "compiled"):
+            assert "tl.program_id(" in inspect.getsource(function)
+            parameters = inspect.signature(function).parameters.values()
+            found.append(tuple("" if p.annotation is p.empty else p.annotation for p in parameters))
+    return sorted(found)
+
+
+def test_kernels_are_as_triton_reads_them(program: Path) -> None:
+    runpy.run_path(str(program), run_name="read")
+    names = ("exclusive", "loss", "mix_norm", "mlp")
+    modules = [vars(importlib.import_module(f"golf.model.kernels.{name}")) for name in names]
+    expected = sorted(kernel for module in modules for kernel in kernels(module))
+    assert len(expected) == 7
+    assert {"", "tl.constexpr"} == {annotation for kernel in expected for annotation in kernel}
+    assert kernels(vars(sys.modules.pop("train_gpt"))) == expected
+
+
 def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
     names = set(closure(ROOT, PROGRAM))
     assert {"golf", "golf.codec.container", "golf.model.transformer", "golf.scoring.evaluator", PROGRAM} <= names
     assert not {name for name in names if name.startswith(("golf.stats", "golf.records", "golf.bundle.build"))}
+    assert set(built().modules) <= names
+    assert not {"golf.scoring.audit", "golf.scoring.checks", "golf.data.packing", "golf.params.audit"} & set(
+        built().modules
+    )
     with zipfile.ZipFile(program) as file:
-        assert file.namelist() == ["__main__.py", "modules.lzma"]
+        assert file.namelist() == ["__main__.py"]
         assert file.testzip() is None
 
 
-def test_its_size(program: Path) -> None:
-    assert program.stat().st_size < 62_000  # the kernels of training are 5,000 of them
+def test_their_sizes() -> None:
+    assert len(shipped()) < 43_500
+    assert len(record()) < 36_200  # the kernels of training are 3,500 of them
+    assert len(shipped()) - len(record()) > LEAST_LEFT_OUT
+
+
+# What only those components have in their code: a text, a file of theirs, the name of their kernel or parameter.
+@pytest.mark.parametrize(
+    ("trace", "component"),
+    [
+        ("documents/", "packed documents"),
+        ("BOS (", "packed documents"),
+        ("two lanes that begin", "two lanes"),
+        ("step-*.safetensors", "checkpoints"),
+        ("BarColumn", "the bar"),
+        ("H100 PCIe", "peaks of devices"),
+        ("dvc repro", "commands of the repository"),
+        ("id_to_piece", "the tokenizer"),
+        ("document-order", "the audit"),
+        ("golf.runtime", "names of modules"),
+    ],
+)
+def test_what_is_left_out_is_not_in_the_text(trace: str, component: str) -> None:
+    assert trace not in text_of(record()), component
+
+
+def test_the_parameters_decide() -> None:
+    """The general program has every component; the record's those alone that it uses."""
+    general, made = text_of(shipped()), text_of(record())
+    for trace in ("documents/", "two lanes that begin"):
+        assert trace in general
+        assert trace not in made
+    for text in (general, made):
+        assert "flash_attn_interface" in text  # attention is the machine's choice
+        assert "golf::exclude" in text
 
 
 @pytest.mark.parametrize(
@@ -112,7 +212,6 @@ def test_its_size(program: Path) -> None:
         ([], 2, "VERB"),
         (["fly"], 2, "invalid choice"),
         (["evaluate"], 2, "required"),
-        (["score", "--artifact", "x"], 2, "one of the arguments"),
         (
             ["evaluate", *["--artifact", "no.golf", "--shards", ".", "--bytes", "b", "--params", "p", "--out", "o"]],
             66,
@@ -125,6 +224,43 @@ def test_wrong_arguments_cost_one_line(program: Path, arguments: list[str], code
     assert result.returncode == code
     assert text in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_other_parameters_are_refused(program: Path, tmp_path: Path) -> None:
+    """A parameter that was folded has one value; those that were not are free."""
+    sections = document("record")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "shards.json").write_text(json.dumps({"vocab_size": 1024, "bos_id": 1, "splits": {}}))
+    (tmp_path / "bytes").touch()
+    sections["model"]["smear_gate"] = False
+    sections["quant"]["bits"] = 5
+    (tmp_path / "params.json").write_text(json.dumps(sections))
+    given = [
+        f"--shards={folder}",
+        f"--bytes={tmp_path}/bytes",
+        f"--params={tmp_path}/params.json",
+        f"--out={tmp_path}/o",
+    ]
+    result = run(program, "train", "--seed=1", *given)
+    assert result.returncode == 78
+    line = result.stderr.strip().splitlines()[-1]
+    assert "model.smear_gate: found False, needed True, which this program was built for" in line
+    assert "Traceback" not in result.stderr
+
+
+def test_hardware_is_never_fixed_and_quant_is_free() -> None:
+    assert not {"hardware", "quant", "audit", "budget"} & set(FIXED)
+
+
+def test_stand_ins_have_what_is_asked_of_them() -> None:
+    """Every name that the closure imports from a replaced module, and every attribute of its classes that is used."""
+    for name, source in closure(ROOT, PROGRAM).items():
+        for node in ast.walk(ast.parse(source)):
+            base = absolute(node, name.rpartition(".")[0]) if isinstance(node, ast.ImportFrom) else ""
+            if base in PLAIN and isinstance(node, ast.ImportFrom):
+                defined = vars(importlib.import_module(PLAIN[base]))
+                assert {alias.name for alias in node.names} <= set(defined)
 
 
 def test_the_closure_follows_every_form_of_import(tmp_path: Path) -> None:
@@ -159,50 +295,27 @@ def test_relative_imports_of_a_package(tmp_path: Path) -> None:
     assert imports("from . import b", "golf.a.c", root) == ["golf.a", "golf.a.b"]
 
 
+def test_a_module_that_is_no_python_is_named(tmp_path: Path) -> None:
+    root = package(tmp_path, {"golf/m.py": "x = 1\ny = = 2\n"})
+    with pytest.raises(FairwayError, match=r"golf\.m, line 2"):
+        closure(root, "golf.m")
+
+
 def test_minified_source_does_the_same() -> None:
-    source = '''
-"""Docstring."""
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class Point:
-    """Another."""
-    x: int = 1  # comment
-    label: str = "a # b"
-
-def add(first: int, *, second_number: int = 2) -> int:
-    """Third."""
-    total_of_both: int = first + second_number
-    return total_of_both
-'''
-    short = minify(source, "m")
-    assert "Docstring" not in short
-    assert "comment" not in short
-    assert "total_of_both" not in short
     space: dict = {}
-    exec(short, space)
-    assert space["add"](3, second_number=4) == 7
-    assert space["Point"]().label == "a # b"
-    assert space["Point"].__annotations__
+    exec(minify("def add(first, *, second = 2):\n    total = first + second\n    return total\n"), space)
+    assert space["add"](3, second=4) == 7
 
 
-def test_names_that_triton_reads_are_kept() -> None:
-    kernel = "def kernel(x, BLOCK: 'tl.constexpr'):\n    local_name = x + BLOCK\n    return local_name\n"
-    source = "import triton\n@triton.jit\n" + kernel
-    short = minify(source, "m")
-    assert "BLOCK:" in short
-    assert "local_name" in short
+def test_shares_add_up() -> None:
+    found = shares({"a": "abc" * 50, "b": "the quick brown fox"}, 1000)
+    assert sum(found.values()) == pytest.approx(1000)
+    assert found["b"] > found["a"]
 
 
-def test_a_module_that_is_no_python_is_named() -> None:
-    with pytest.raises(FairwayError, match="m, line 2"):
-        minify("x = 1\ny = = 2\n", "m")
-
-
-def test_what_would_part_modules_is_refused() -> None:
-    with pytest.raises(FairwayError, match="form feed"):
-        join({"m": "x = 1\f\ny = 2"})
-
-
-def test_archives_are_reproducible() -> None:
-    assert archive("pass", "\fm\nx=1") == archive("pass", "\fm\nx=1")
+@pytest.mark.parametrize("codec", ["lzma", "brotli"])
+def test_archives_are_reproducible_and_unpack(codec: str) -> None:
+    launcher = (ROOT / "golf/bundle/launcher.py").read_text()
+    made = archive(launcher, "x=1", codec)
+    assert made == archive(launcher, "x=1", codec)
+    assert text_of(made) == "x=1"

@@ -1,4 +1,3 @@
-import argparse
 import json
 import math
 import shutil
@@ -10,13 +9,12 @@ import torch
 import yaml
 
 from golf.bundle import program
-from golf.bundle.scoring import recount
 from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.params.compress import Compress
 from golf.quant.quantized import load
-from golf.runtime.errors import ConfigError, DataError, FairwayError, MissingInput
+from golf.runtime.errors import DataError, FairwayError, MissingInput
 from tests.stages.world import SEED, VOCABULARY, make
 
 
@@ -52,32 +50,6 @@ def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_pa
     assert result["final_bpb"] == pytest.approx(nll.sum() / math.log(2) / result["bytes"])
     assert result["attention"] == "sdpa"
     assert result["ranks"] == 1
-
-
-def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> None:
-    run(world, "audit", out=tmp_path)
-    report = json.loads((tmp_path / "audit.json").read_text())
-    assert report["passed"], report
-    assert len(report["checks"]) == 9
-
-
-def test_score_of_shards_is_the_sliding_score(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(world, "evaluate", out=tmp_path)
-    capsys.readouterr()
-    run(world, "score", params=None, **{"seq-len": 64, "stride": 32})
-    printed = capsys.readouterr().out.splitlines()[-1]
-    assert float(printed.split()[0]) == pytest.approx(
-        json.loads((tmp_path / "result.json").read_text())["sliding_bpb"], abs=1e-5
-    )
-
-
-def test_score_says_what_it_needs(world: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="--bytes"):
-        run(world, "score", params=None, bytes=None)
-    with pytest.raises(ConfigError, match="--tokenizer"):
-        run(world, "score", params=None, shards=None, bytes=None, text=text)
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:
@@ -117,24 +89,6 @@ def test_a_byte_table_of_another_vocabulary_is_refused(world: Path, tmp_path: Pa
     ByteTable(torch.ones(9, dtype=torch.int16), torch.ones(9).bool(), torch.ones(9).bool()).save(other)
     with pytest.raises(DataError, match="byte table of 9 tokens, needed 300"):
         run(world, "evaluate", out=tmp_path, bytes=other)
-
-
-def test_the_second_count_agrees_with_the_first(tmp_path: Path) -> None:
-    import sentencepiece
-
-    text = tmp_path / "text.txt"
-    text.write_text("The quick brown fox, café 5€ and a cat.\n" * 300)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=300, model_type="bpe", byte_fallback=True,
-        add_dummy_prefix=False, split_digits=True, minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
-    model = tmp_path / "bpe.model"
-    table = ByteTable.from_sentencepiece(model)
-    table.save(tmp_path / "bytes.safetensors")
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, table.vocab_size, 3000))
-    for tokenizer in (model, None):
-        parsed = argparse.Namespace(bytes=tmp_path / "bytes.safetensors", tokenizer=tokenizer)
-        assert torch.equal(recount(tokens, parsed), table.count(tokens))
 
 
 def test_train_makes_an_artifact_that_evaluate_takes(world: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from golf.records.record import Record, submission
 from golf.records.results import Results
 from golf.runtime.errors import DataError, MissingInput
 from golf.scoring.evaluator import evaluate
+from tests.programs import checker, shipped
 
 VOCABULARY, TOKENS = 64, 700
 EVAL = Eval(seq_len=32, stride=16, ttt_chunk_tokens=256)
@@ -46,7 +47,6 @@ MODEL = Model(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Program, artifact, shards, byte table and the scores of the evaluation."""
-    from golf.bundle.build import build as build_program
 
     top = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
@@ -59,7 +59,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict:
     blob, _ = encode_model(quantized, Compress(codecs=("lzma",), layouts=("row",)))
     (top / "model.golf").write_bytes(blob)
     program = top / "train_gpt.py"
-    program.write_bytes(build_program()[0])
+    program.write_bytes(shipped())
+    (top / "check_gpt.py").write_bytes(checker())
     tokens = torch.randint(2, VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1))
     tokens[0] = 1
     write_shard(top / "val_000000.bin", tokens.numpy().astype(np.uint16))
@@ -116,8 +117,8 @@ def write(made: dict, folder: Path, run: Record | None = None) -> Path:
 def test_the_folder_runs_from_itself_alone(made: dict, tmp_path: Path) -> None:
     folder = write(made, tmp_path / "folder")
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "submission.json", "params.json", "requirements.txt", "train_gpt.py", "train_seed42.log",
-        "model_seed42.golf", "tokenizer.model", "bytes.safetensors",
+        "README.md", "submission.json", "params.json", "requirements.txt", "train_gpt.py", "check_gpt.py",
+        "train_seed42.log", "model_seed42.golf", "tokenizer.model", "bytes.safetensors",
     }  # fmt: skip
     assert zipfile.is_zipfile(folder / "train_gpt.py")
     scores = made["top"] / "nll.npy"

@@ -1,0 +1,162 @@
+"""Checks of a shipped program, from outside it: is its evaluation legal, and how does its model score a text?
+
+A program of its own: nothing that trains or scores for the record needs it, so its bytes don't count. What it checks
+is the shipped file itself, whose functions it calls (:data:`golf.bundle.build.EXPORTS`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from golf.data.bytecount import ByteTable, load_sentencepiece
+from golf.params.audit import Audit
+from golf.params.base import load
+from golf.params.eval import Eval
+from golf.params.hardware import Hardware
+from golf.runtime.errors import ConfigError, DataError, MissingInput, run_main
+from golf.runtime.files import write_json
+from golf.scoring.audit import audit_evaluation
+from golf.scoring.bpb import total
+
+NAME = "check_gpt.py"
+FOLDERS = ("shards",)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the verb of the command line (or of ``arguments``) and leave with its exit code."""
+    parsed = parser().parse_args(arguments)
+    run_main(f"{NAME} {parsed.verb}", lambda: run(parsed))
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Run a parsed command.
+
+    Raises:
+        FairwayError: an input is missing, or the verb failed.
+    """
+    for key, path in vars(parsed).items():
+        if isinstance(path, Path) and key != "out" and not (path.is_dir() if key in FOLDERS else path.is_file()):
+            kind = "folder" if key in FOLDERS else "file"
+            raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {NAME} {parsed.verb} --help")
+    (audit if parsed.verb == "audit" else score)(parsed)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog=NAME, description="Check a shipped program and its artifact.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    legal = verbs.add_parser("audit", help="check that the evaluation is legal")
+    bpb = verbs.add_parser("score", help="bits per byte of shards or of a text file, without adaptation")
+    for verb in (legal, bpb):
+        verb.add_argument("--program", type=Path, default=Path("train_gpt.py"), help="default: %(default)s")
+        verb.add_argument("--artifact", type=Path, required=True, help="model.golf")
+        verb.add_argument("--tokenizer", type=Path, help="tokenizer.model; with it audit counts bytes a second time")
+    shards = "folder with val_*.bin, and val_bytes_*.bin where the text was transformed"
+    legal.add_argument("--shards", type=Path, required=True, help=shards)
+    legal.add_argument("--bytes", type=Path, required=True, help="byte table, bytes.safetensors")
+    legal.add_argument("--params", type=Path, required=True, help="JSON with the sections audit, eval, hardware")
+    legal.add_argument("--out", type=Path, required=True, help="folder for audit.json")
+    source = bpb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--shards", type=Path, help="folder with val_*.bin; needs --bytes")
+    source.add_argument("--text", type=Path, help="UTF-8 text file, scored as one document; needs --tokenizer")
+    bpb.add_argument("--bytes", type=Path, help="byte table, bytes.safetensors")
+    bpb.add_argument("--seq-len", type=int, default=512, help="tokens of context (default: 512)")
+    bpb.add_argument("--stride", type=int, default=256, help="tokens a window scores (default: 256)")
+    return top
+
+
+def shipped(program: Path) -> Any:
+    """The module that the shipped file makes of itself."""
+    runpy.run_path(str(program), run_name="read")
+    return sys.modules[program.stem]
+
+
+def audit(parsed: argparse.Namespace) -> None:
+    """Run every check on the evaluator that ``evaluate`` uses; write audit.json. A failed check is a result."""
+    config, check, hardware = load(Eval, parsed.params), load(Audit, parsed.params), load(Hardware, parsed.params)
+    program = shipped(parsed.program)
+    tokens, counter = program.read_validation(parsed.shards, parsed.bytes)
+    with program.opened(parsed.artifact, hardware) as subject:
+        program.check_vocabulary(subject.spec, counter)
+        result = audit_evaluation(
+            subject.model,
+            tokens,
+            counter,
+            config,
+            check,
+            bos_id=subject.spec.bos_id,
+            recount=partial(recount, parsed=parsed) if hasattr(counter, "vocab_size") else None,  # no sidecar's
+            scorer=lambda short: program.scorer(subject.model, short, config.ttt),
+        )
+        write_json(parsed.out / "audit.json", result)
+
+
+def score(parsed: argparse.Namespace) -> None:
+    """Print the bits per byte of shards or of a text file, scored without adaptation."""
+    config = Eval(seq_len=parsed.seq_len, stride=parsed.stride, ttt=False, ttt_chunk_tokens=max(parsed.seq_len, 4096))
+    program = shipped(parsed.program)
+    if parsed.text is None:
+        if parsed.bytes is None:
+            raise ConfigError("--shards needs the byte table too", hint="--bytes bytes.safetensors")
+        tokens, counter = program.read_validation(parsed.shards, parsed.bytes)
+    else:
+        tokens, counter = read_text(parsed.text, parsed.tokenizer)
+    with program.opened(parsed.artifact, Hardware()) as subject:
+        program.check_vocabulary(subject.spec, counter)
+        nll = -program.scorer(subject.model, config, False).score(tokens)
+    result = total(nll, counter.count(tokens))
+    print(f"{result.bits_per_byte:.6f} bpb  {result.tokens:,} tokens  {result.bytes:,} bytes")
+
+
+def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteTable]:
+    """A text file as one document behind a BOS, and its tokenizer's byte table."""
+    if tokenizer is None:
+        raise ConfigError("--text needs the tokenizer too", hint="--tokenizer tokenizer.model")
+    processor = load_sentencepiece(tokenizer)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start:,})") from None
+    ids = processor.encode(text)
+    if not ids:
+        raise DataError(f"{path}: no text in it")
+    return torch.tensor([processor.bos_id(), *ids]), ByteTable.from_processor(processor)
+
+
+def recount(tokens: Tensor, parsed: argparse.Namespace) -> Tensor:
+    """Bytes of tokens[1:], counted a second way: from the tokenizer's own decoding where it is given.
+
+    Without it the rule is applied again, token by token, to the table's columns.
+    """
+    pairs = pairwise(tokens.tolist())
+    if parsed.tokenizer is None:
+        table = ByteTable.load(parsed.bytes)
+        base, space, boundary = (column.tolist() for column in (table.base, table.leading_space, table.boundary))
+        return torch.tensor([base[now] + (space[now] and not boundary[before]) for before, now in pairs])
+    processor = load_sentencepiece(parsed.tokenizer)
+    return torch.tensor([_piece_bytes(processor, before, now) for before, now in pairs])
+
+
+def _piece_bytes(processor: Any, before: int, now: int) -> int:
+    """Bytes that token ``now`` adds behind token ``before``."""
+
+    def silent(token: int) -> bool:
+        return processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token)
+
+    if now >= processor.vocab_size() or silent(now):
+        return 0
+    if processor.is_byte(now):
+        return 1
+    text = processor.id_to_piece(now).replace("\u2581", " ")
+    after_text = before < processor.vocab_size() and not silent(before)
+    return len(text.encode()) - (text.startswith(" ") and not after_text)

@@ -1,0 +1,274 @@
+"""Constants that follow from constants: attributes and variables set once, arguments that are always the same."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from golf.bundle.fold import INIT, assignments, stored
+from golf.bundle.link import Statement
+from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
+from golf.bundle.simplify import is_constant, is_pure, value_of
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """``node`` and everything below it but annotations."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from running(child)
+
+
+def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, object]]:
+    """class -> field -> value, of dataclasses and named tuples, of fields that get the same literal everywhere.
+
+    Of classes that are only called, by their name, and of fields that nothing sets later.
+    """
+    fields = {s.node.name: _fields(s.node) for s in statements if isinstance(s.node, ast.ClassDef) and _fields(s.node)}
+    calls: dict[str, list[ast.Call]] = defaultdict(list)
+    mentioned: Counter[str] = Counter()
+    changed: set[str] = set()
+    for statement in statements:
+        for inner in running(statement.node):
+            if isinstance(inner, ast.Name):
+                mentioned[inner.id] += 1
+            elif isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
+                changed.add(inner.attr)
+            elif isinstance(inner, ast.Call):
+                if isinstance(inner.func, ast.Name) and inner.func.id in fields:
+                    calls[inner.func.id].append(inner)
+                elif ast.unparse(inner.func).rpartition(".")[2] in ("replace", "_replace"):
+                    changed |= {word.arg or "" for word in inner.keywords}
+    known: dict[str, dict[str, object]] = defaultdict(dict)
+    for name, defaults in fields.items():
+        if mentioned[name] != len(calls[name]) or not _plain(calls[name]):
+            continue
+        for place, (field, default) in enumerate(defaults.items()):
+            given = [_given(call, field, place) or default for call in calls[name]]
+            if field not in changed and _same(given):
+                known[name][field] = value_of(given[0])  # type: ignore[arg-type]
+    return known
+
+
+def _fields(node: ast.ClassDef) -> dict[str, ast.expr | None]:
+    """Fields with their defaults, in their order; none for a class that is no plain record or has a base of ours."""
+    decorated = any("dataclass" in ast.unparse(part) for part in node.decorator_list) and not node.bases
+    if not decorated and [ast.unparse(base) for base in node.bases] != ["NamedTuple"]:
+        return {}
+    return {
+        part.target.id: part.value
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+
+
+def _plain(calls: Sequence[ast.Call]) -> bool:
+    """Whether there are calls, and each shows which argument is which."""
+    return bool(calls) and all(
+        not any(isinstance(a, ast.Starred) for a in call.args) and all(k.arg for k in call.keywords) for call in calls
+    )
+
+
+def _same(given: Sequence[ast.expr | None]) -> bool:
+    """Whether all are one literal."""
+    texts = {ast.unparse(value) if value is not None and is_constant(value) else None for value in given}
+    return len(texts) == 1 and None not in texts
+
+
+def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, object]]:
+    """class -> attribute -> value, of attributes that the whole program sets in one place, to a literal."""
+    stores: Counter[str] = Counter()
+    found: dict[str, tuple[str, object]] = {}
+    for statement in statements:
+        owner = statement.node.name if isinstance(statement.node, ast.ClassDef) else ""
+        for inner in ast.walk(statement.node):
+            if isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
+                stores[inner.attr] += 1
+            elif isinstance(inner, ast.ClassDef):
+                stores.update(dict.fromkeys(bound_in(inner.body), 2))
+        for target, value in assignments([statement.node]):
+            if (
+                owner
+                and isinstance(target, ast.Attribute)
+                and ast.unparse(target.value) == "self"
+                and is_constant(value)
+            ):
+                found[target.attr] = owner, value_of(value)
+    known: dict[str, dict[str, object]] = defaultdict(dict)
+    for attribute, (owner, literal) in found.items():
+        if stores[attribute] == 1:
+            known[owner][attribute] = literal
+    return known
+
+
+def drop_unread_attributes(statements: Sequence[Statement]) -> None:
+    """Remove ``self.x = literal`` where nothing reads an ``x``."""
+    read: set[str] = set()
+    for statement in statements:
+        for inner in ast.walk(statement.node):
+            if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Load):
+                read.add(inner.attr)
+            elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                read.add(inner.value)
+    for statement in statements:
+        statement.node = _DropStores(read).visit(statement.node)
+
+
+class _DropStores(ast.NodeTransformer):
+    def __init__(self, read: set[str]) -> None:
+        self.read = read
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        if len(node.targets) > 1:
+            return node
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            pairs = [
+                (left, right)
+                for left, right in zip(target.elts, value.elts, strict=True)
+                if not self._needless(left, right)
+            ]
+            if len(pairs) == len(target.elts):
+                return node
+            if not pairs:
+                return ast.Pass()
+            if len(pairs) == 1:
+                return ast.Assign([pairs[0][0]], pairs[0][1], lineno=0)
+            left, right = zip(*pairs, strict=True)
+            return ast.Assign([ast.Tuple(list(left), ast.Store())], ast.Tuple(list(right), ast.Load()), lineno=0)
+        return ast.Pass() if self._needless(target, value) else node
+
+    def _needless(self, target: ast.expr, value: ast.expr) -> bool:
+        return (
+            isinstance(target, ast.Attribute)
+            and target.attr not in self.read
+            and isinstance(target.value, ast.Name)
+            and target.value.id == "self"
+            and is_pure(value)
+        )
+
+
+def constant_variables(statements: Sequence[Statement]) -> None:
+    """Put literals in place of a function's variables that it sets once, first thing or unconditionally."""
+    for statement in statements:
+        for inner in ast.walk(statement.node):
+            if isinstance(inner, FUNCTIONS):
+                _variables(inner)
+
+
+def _variables(node: Function) -> None:
+    values = {
+        part.targets[0].id: part.value
+        for part in node.body
+        if isinstance(part, ast.Assign)
+        and len(part.targets) == 1
+        and isinstance(part.targets[0], ast.Name)
+        and is_constant(part.value)
+    }
+    if values:
+        bound = Counter(name for part in [node.args, *node.body] for name in stored(part))
+        shared = {name for i in ast.walk(node) if isinstance(i, (ast.Global, ast.Nonlocal)) for name in i.names}
+        values = {name: value for name, value in values.items() if bound[name] == 1 and name not in shared}
+    if values:
+        node.body = [changed for part in node.body if (changed := _Put(values).visit(part)) is not None] or [ast.Pass()]
+
+
+class _Put(ast.NodeTransformer):
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self.values = values
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name) and node.targets[0].id in self.values:
+            return None
+        return self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+
+
+def constant_arguments(statements: Sequence[Statement]) -> int:
+    """Take out the parameters for which every call gives the same literal, or nothing and the default is one.
+
+    Of functions that are only ever called, by their own name; the number of parameters taken out.
+    """
+    functions = _callable(statements)
+    calls: dict[str, list[ast.Call]] = defaultdict(list)
+    mentioned: Counter[str] = Counter()
+    for statement in statements:
+        for inner in running(statement.node):
+            if isinstance(inner, ast.Name) and inner.id in functions:
+                mentioned[inner.id] += 1
+            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in functions:
+                calls[inner.func.id].append(inner)
+    count = 0
+    for name, node in functions.items():
+        simple = not (node.args.posonlyargs or node.args.vararg or node.args.kwarg)
+        if simple and _plain(calls[name]) and mentioned[name] == len(calls[name]):
+            count += _take_out(node, calls[name])
+    return count
+
+
+def _callable(statements: Sequence[Statement]) -> dict[str, Function]:
+    """Functions, and the initialisers of classes that no other class has as its base."""
+    found: dict[str, Function] = {}
+    bases = {ast.unparse(base) for s in statements if isinstance(s.node, ast.ClassDef) for base in s.node.bases}
+    for statement in statements:
+        node = statement.node
+        if isinstance(node, FUNCTIONS) and all(ast.unparse(part) == "contextmanager" for part in node.decorator_list):
+            found[node.name] = node
+        elif isinstance(node, ast.ClassDef) and node.name not in bases:
+            for part in node.body:
+                if isinstance(part, FUNCTIONS) and part.name == INIT:
+                    found[node.name] = part
+    return found
+
+
+def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
+    count = 0
+    arguments = node.args
+    bound = node.name == INIT
+    for argument in [*arguments.kwonlyargs, *reversed(arguments.args[bound:])]:
+        keyword = argument in arguments.kwonlyargs
+        place = (arguments.kwonlyargs if keyword else arguments.args).index(argument)
+        default = arguments.kw_defaults[place] if keyword else _default(arguments, place)
+        given = [_given(call, argument.arg, None if keyword else place - bound) or default for call in calls]
+        if not _same(given) or argument.arg in bound_in(node.body) or _shadowed(node, argument.arg):
+            continue
+        for call in calls:
+            call.keywords = [k for k in call.keywords if k.arg != argument.arg]
+            if not keyword and len(call.args) > place - bound:
+                del call.args[place - bound]
+        if keyword:
+            del arguments.kwonlyargs[place], arguments.kw_defaults[place]
+        else:
+            first = len(arguments.args) - len(arguments.defaults)
+            if place >= first:
+                del arguments.defaults[place - first]
+            del arguments.args[place]
+        value: ast.expr = given[0]  # type: ignore[assignment]
+        node.body = [_Put({argument.arg: value}).visit(part) for part in node.body]
+        count += 1
+    return count
+
+
+def _default(arguments: ast.arguments, place: int) -> ast.expr | None:
+    first = len(arguments.args) - len(arguments.defaults)
+    return arguments.defaults[place - first] if place >= first else None
+
+
+def _given(call: ast.Call, name: str, place: int | None) -> ast.expr | None:
+    for word in call.keywords:
+        if word.arg == name:
+            return word.value
+    return call.args[place] if place is not None and len(call.args) > place else None
+
+
+def _shadowed(node: Function, name: str) -> bool:
+    inner = [i for part in node.body for i in ast.walk(part) if isinstance(i, (*FUNCTIONS, ast.Lambda))]
+    return any(argument.arg == name for i in inner for argument in parameters(i.args)) or any(
+        name in bound_in(i.body) for i in inner if isinstance(i, FUNCTIONS)
+    )

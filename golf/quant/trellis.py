@@ -1,0 +1,38 @@
+"""The trellis of trellis-coded quantisation: which levels a state allows, and where a level leads.
+
+Levels n are integers; the weight is n times half the step. They fall into four subsets by n mod 4, and a code says
+which sequences of subsets are allowed: in every state two of the four, {0, 2} or {1, 3}, so that a symbol costs as
+many bits as on a grid twice as coarse while neighbouring sequences lie as far apart as on the fine one (Marcellin and
+Fischer 1990; entropy-coded with union codebooks: Fischer and Wang 1992). The codes are Ungerboeck's for amplitude
+modulation (1982), the parity checks of rate 1/2 with the greatest free distance.
+
+A sequence is coded as symbols m: ``n = 2 m + offset[state]`` and then ``state = successor[state, m & 1]``.
+It starts in state 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# States -> (h0, h1), the parity checks in octal as published: sum over i of h0[i] z0[t-i] + h1[i] z1[t-i] is even,
+# with z0 the lower and z1 the upper bit of the subset's number.
+PARITY_CHECKS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10)}
+
+
+def trellis(states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The trellis with ``states`` states.
+
+    Returns:
+        offset (S,) int64: 0 or 1, what the levels of a state are modulo 2.
+        successor (S, 2) int64: the next state for even and odd symbols.
+
+    Raises:
+        KeyError: no code with that many states is known; :data:`PARITY_CHECKS` names them.
+    """
+    h0, h1 = PARITY_CHECKS[states]
+    state = np.arange(states)
+    offset = state & 1  # the register's last bit is z0: the canonical observer form of the parity check
+    lower = offset[:, None]
+    # Level 2 m + offset has z1 = m & 1: n mod 4 = 2 (m mod 2) + offset.
+    upper = np.array([0, 1])
+    return offset, (state >> 1)[:, None] ^ (lower * (h0 >> 1)) ^ (upper * (h1 >> 1))

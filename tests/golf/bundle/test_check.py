@@ -1,0 +1,98 @@
+"""What the checker does with a shipped program that knows nothing of it."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from golf.bundle import check
+from golf.bundle.check import recount
+from golf.codec.model import encode_model
+from golf.data.bytecount import ByteTable
+from golf.params.compress import Compress
+from golf.quant.quantized import load
+from golf.runtime.errors import ConfigError, MissingInput
+from tests.programs import shipped
+from tests.stages.world import SEED, make
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make(tmp_path_factory.mktemp("verbs"), audit={"tokens": 1000, "positions": 2})
+    blob, _ = encode_model(load(folder / f"runs/quantize/{SEED}"), Compress(codecs=("zstd",), layouts=("row",)))
+    (folder / "model.golf").write_bytes(blob)
+    (folder / "train_gpt.py").write_bytes(shipped())
+    sections = yaml.safe_load((folder / "params.yaml").read_text())
+    chosen = {name: sections[name] for name in ("eval", "audit", "hardware")}
+    (folder / "params.json").write_text(json.dumps(chosen))
+    return folder
+
+
+def run(world: Path, verb: str, **options: object) -> None:
+    given = {
+        "program": world / "train_gpt.py",
+        "artifact": world / "model.golf",
+        "shards": world / "data/shards",
+        "bytes": world / "data/tokenizer/bytes.safetensors",
+        "params": world / "params.json",
+        **options,
+    }
+    arguments = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    check.run(check.parser().parse_args([verb, *arguments]))
+
+
+def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> None:
+    run(world, "audit", out=tmp_path)
+    report = json.loads((tmp_path / "audit.json").read_text())
+    assert report["passed"], report
+    assert len(report["checks"]) == 9
+
+
+def test_score_of_shards_is_the_sliding_score(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--artifact", "model.golf", "--shards", "data/shards", "--bytes", "data/tokenizer/bytes.safetensors"]
+    code = [sys.executable, "-I", "train_gpt.py", "evaluate", *given, "--params", "params.json", "--out", str(tmp_path)]
+    subprocess.run(code, cwd=world, check=True, capture_output=True)
+    run(world, "score", params=None, **{"seq-len": 64, "stride": 32})
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert float(printed.split()[0]) == pytest.approx(
+        json.loads((tmp_path / "result.json").read_text())["sliding_bpb"], abs=1e-5
+    )
+
+
+def test_score_says_what_it_needs(world: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="--bytes"):
+        run(world, "score", params=None, bytes=None)
+    with pytest.raises(ConfigError, match="--tokenizer"):
+        run(world, "score", params=None, shards=None, bytes=None, text=text)
+
+
+@pytest.mark.parametrize("key", ["program", "artifact", "shards", "bytes", "params"])
+def test_missing_inputs_are_named(world: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(MissingInput, match=f"--{key} nowhere"):
+        run(world, "audit", out=tmp_path, **{key: "nowhere"})
+
+
+def test_the_second_count_agrees_with_the_first(tmp_path: Path) -> None:
+    import sentencepiece
+
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox, café 5€ and a cat.\n" * 300)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=300, model_type="bpe", byte_fallback=True,
+        add_dummy_prefix=False, split_digits=True, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    model = tmp_path / "bpe.model"
+    table = ByteTable.from_sentencepiece(model)
+    table.save(tmp_path / "bytes.safetensors")
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, table.vocab_size, 3000))
+    for tokenizer in (model, None):
+        parsed = argparse.Namespace(bytes=tmp_path / "bytes.safetensors", tokenizer=tokenizer)
+        assert torch.equal(recount(tokens, parsed), table.count(tokens))
