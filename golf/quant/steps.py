@@ -14,13 +14,42 @@ with two of them is exact in fp32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from golf.quant.grid import max_code, row_steps
 
 ROWS_AN_OCTAVE, COLUMNS_AN_OCTAVE = 8, 4
 LOWEST = -24  # log2 of the step with index 0, the least of fp16 too
 OCTAVE = (128, 140, 152, 166, 181, 197, 215, 235)  # 128 * 2^(i / 8), rounded
 MOST_OCTAVES = 4  # that a column's step may be off the mean
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one matrix is quantised."""
+
+    bits: int  # its step is the finer the more
+    clip_sigma: float  # and the finer the less: clip_sigma * std(row) / (2^(bits-1) - 1)
+    by_column: bool = False  # rows on the logarithmic grid, times factors of the columns; else fp16 rows
+    states: int = 0  # of the trellis; 0: none
+
+    @property
+    def limit(self) -> int:
+        """The largest code. Where columns have steps of their own it is what int8 holds: the finest are never cut."""
+        return 127 if self.by_column else max_code(self.bits)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The steps of the rows of ``weight`` (R, C), as they are stored: (R,) fp16, or uint8 indices."""
+        steps = row_steps(weight, self.bits, self.clip_sigma)
+        return log_steps(steps) if self.by_column else steps.half()
+
+    @staticmethod
+    def steps(rows: Tensor) -> Tensor:
+        """(R,) fp32: what :meth:`rows` stands for."""
+        return steps_of(rows) if rows.dtype == torch.uint8 else rows.float()
 
 
 def log_steps(steps: Tensor) -> Tensor:

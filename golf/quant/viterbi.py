@@ -41,13 +41,13 @@ class Search:
         origin, subset = torch.tensor(branches, device=device).T.contiguous()
         return cls(states, origin, subset)
 
-    def symbols(self, x: Tensor, weights: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    def symbols(self, x: Tensor, weights: Tensor, limit: int | Tensor) -> tuple[Tensor, Tensor]:
         """The sequence of least weighted squared error along the last dimension, from state 0.
 
         Args:
             x: (B, R) targets in units of the step.
             weights: (B, R) or (1, R), what a squared error there costs.
-            limit: the largest magnitude of a symbol.
+            limit: the largest magnitude of a symbol, one for all or (B,).
 
         Returns:
             symbols and levels, each (B, R) in x's dtype; a level stands for half of it, in steps.
