@@ -82,7 +82,8 @@ def gptq(
         FairwayError: the Hessian is not positive definite even with the most damping.
     """
     check_bits(bits)
-    _check(weight, hessian, name)
+    check_shapes(weight, hessian, name)
+    check_finite(name, weight)
     inverse = invert(hessian, damping, name=name, warn=warn)
     return quantize_batch([weight], [inverse], [Scheme(bits, clip_sigma)], block_size)[0]
 
@@ -177,13 +178,17 @@ def output_error(weight: Tensor, hessian: Tensor, restored: Tensor) -> float:
     return error / power if power > 0 else max(error, 0.0)
 
 
-def _check(weight: Tensor, hessian: Tensor, name: str) -> None:
+def check_shapes(weight: Tensor, hessian: Tensor, name: str) -> None:
+    """Refuse a Hessian that is not one of ``weight`` (R, C).
+
+    Raises:
+        DataError: it is not (C, C).
+    """
     if weight.dim() != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
         raise DataError(
             f"{name}: found a weight {tuple(weight.shape)} with a Hessian {tuple(hessian.shape)}, "
             "needed (rows, columns) with (columns, columns)"
         )
-    check_finite(name, weight)
 
 
 def _factor(matrix: Tensor) -> Tensor | None:

@@ -44,7 +44,7 @@ def levels(symbols: np.ndarray, states: int) -> np.ndarray:
     step = np.stack((offset, *successor.T), 1)  # (S, 3): what a state adds, and where even and odd symbols lead
     result = symbols.astype(np.int16) * 2
     state = np.zeros(symbols.shape[1], np.int64)
-    for row, odd in zip(result, (symbols & 1) + 1, strict=True):
-        row += step[state, 0].astype(np.int16)
+    for row, odd in enumerate((symbols & 1) + 1):
+        result[row] += step[state, 0].astype(np.int16)
         state = step[state, odd]
     return result

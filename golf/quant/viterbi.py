@@ -73,7 +73,9 @@ class Search:
         cost, second = self._forward(costs)
         start, end = self._join(cost.view(self.states, self.states, segments, -1))
         index = start.view(1, 1, 1, -1).expand(*second.shape[:2], 1, -1)
-        branches = torch.arange(self.states, device=costs.device)[:, None] + self.states * second.gather(2, index)[:, :, 0]
+        branches = (
+            torch.arange(self.states, device=costs.device)[:, None] + self.states * second.gather(2, index)[:, :, 0]
+        )
         origins, state = self.origin[branches], end.view(1, -1)
         states = []
         for origin in origins.flip(0):
