@@ -21,6 +21,7 @@ class Quant(Section):
     method: Literal["gptq", "trellis"] = "gptq"  # trellis: about 1 dB finer at equal bytes, slower
     trellis_states: int = 8  # of that trellis: 4, 8, 16 or 32
     steps: Literal["row", "column"] = "row"  # column: finer where the inputs weigh most; needs a coder by column
+    fit: bool = False  # all steps times what makes code and model land on budget.artifact_bytes
     clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
     embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_embed_clip_sigma)
     calibration_tokens: int = 32768  # training tokens the Hessians are collected from

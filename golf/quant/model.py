@@ -104,7 +104,9 @@ class Quantizer:
 
     def reports(self, model: QuantizedModel) -> list[TensorReport]:
         """What ``model``, made by this, costs in each tensor."""
-        return [self._report(name, model.tensors[name]) for name in self.order if name in self.weights]
+        return [
+            self._report(name, tensor) for name, tensor in model.tensors.items() if isinstance(tensor, QuantizedTensor)
+        ]
 
     def _invert(self, name: str, factorised: dict[int, Inverse], warn: Callable[[str], None] | None) -> Inverse:
         def note(line: str) -> None:
@@ -125,8 +127,7 @@ class Quantizer:
         return list(batches.values())
 
     @torch.no_grad()
-    def _report(self, name: str, quantized: QuantizedTensor | Tensor) -> TensorReport:
-        assert isinstance(quantized, QuantizedTensor)
+    def _report(self, name: str, quantized: QuantizedTensor) -> TensorReport:
         weight, hessian, error, nearest_error = self.weights[name], self.hessians.get(name), None, None
         restored = quantized.dequantize()
         if hessian is not None:
