@@ -22,6 +22,7 @@ from golf.params.base import check_every_section, load
 from golf.params.budget import Budget
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
+from golf.quant.curvature import curvature
 from golf.quant.fit import Fitted, fit
 from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
 from golf.quant.hessian import collect
@@ -57,9 +58,12 @@ def main() -> None:
             SHARDS, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=seed, spec=spec, say=say
         )
     with watch.part("hessians"):
-        hessians = collect(model, calibration, batch_windows(calibration), progress=True)
+        hessians, gains = collect(model, calibration, batch_windows(calibration), progress=True), {}
+        if config.steps == "curvature":
+            found = curvature(model, calibration, batch_windows(calibration), hessians)
+            hessians, gains = found.hessians, found.gains
     with watch.part("gptq"):
-        quantizer = Quantizer(state, tensor_groups(model), hessians, config, spec, say)
+        quantizer = Quantizer(state, tensor_groups(model), hessians, config, spec, say, gains)
         quantized = None if config.fit else quantizer()
     if quantized is None:
         with watch.part("fit"):

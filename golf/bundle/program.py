@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     _add(
         train,
         "params",
-        "JSON or YAML with the sections hardware, model, optim, train, select, quant, compress; budget to fit",
+        "JSON or YAML with the sections hardware, model, optim, train, select, quant, compress (to fit: budget)",
     )
     train.add_argument("--seed", type=int, required=True)
     _add(train, "out", "folder for model.golf and what comes before it")

@@ -10,7 +10,7 @@ from golf.params.base import Section
 class Quant(Section):
     """Full-Hessian GPTQ; the step of a row is clip_sigma * std(row) / (2^(bits-1) - 1).
 
-    Late QAT (train.qat_*) trains on that grid. With ``steps: column`` or ``method: trellis`` another one ships, of the
+    Late QAT (train.qat_*) trains on that grid. With steps by column or ``method: trellis`` another one ships, of the
     same step sizes on average: what training has seen is then a stand-in for it, close in size and not in place.
     """
 
@@ -20,7 +20,8 @@ class Quant(Section):
     embed_bits: int = 8  # width of the embeddings
     method: Literal["gptq", "trellis"] = "gptq"  # trellis: about 1 dB finer at equal bytes, slower
     trellis_states: int = 8  # of that trellis: 4, 8, 16 or 32
-    steps: Literal["row", "column"] = "row"  # column: finer where the inputs weigh most; needs a coder by column
+    steps: Literal["row", "column", "curvature"] = "row"  # column: finer where the inputs weigh most, needs a coder
+    # by column; curvature: that, and finer in the tensors that the loss depends on most, for a backward pass more
     fit: bool = False  # all steps times what makes code and model land on budget.artifact_bytes
     clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
     embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_embed_clip_sigma)

@@ -13,7 +13,6 @@ from math import log2
 
 import torch
 
-from golf.quant.grid import max_code
 from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel, QuantizedTensor
 from golf.runtime.errors import DataError
@@ -21,6 +20,7 @@ from golf.runtime.errors import DataError
 SLACK = 256  # bytes that may be left
 PASSES, TRIMS = 8, 12  # at most
 LEAST_CLIP = 6.0  # standard deviations: finer steps would cut what they should resolve
+FINEST = 2.0**-5  # of steps by column, times the parameters'
 COARSEST = 6.0  # octaves above the parameters' steps: nearly all codes are 0
 Measure = Callable[[QuantizedModel], int]
 
@@ -158,9 +158,12 @@ def _smallest(quantizer: Quantizer) -> tuple[str, float]:
 
 
 def _finest(quantizer: Quantizer, name: str) -> float:
-    """The least multiplier at which the clip of ``name`` still lies :data:`LEAST_CLIP` deviations out."""
+    """The least multiplier at which the clip of ``name`` still lies :data:`LEAST_CLIP` deviations out.
+
+    Steps by column are laid out for the largest weight, so nothing is cut: there the codes' eight bits are the end.
+    """
     scheme = quantizer.scheme(name)
-    return LEAST_CLIP / scheme.clip_sigma * max_code(scheme.bits) / scheme.limit
+    return FINEST if scheme.by_column else LEAST_CLIP / scheme.clip_sigma
 
 
 def _without_codes(model: QuantizedModel | None) -> QuantizedModel:

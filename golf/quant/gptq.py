@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from golf.quant.quantized import QuantizedTensor, check_bits, check_finite
-from golf.quant.steps import Scheme, column_exponents, factors_of
+from golf.quant.steps import Scheme, column_exponents, factors_of, within_reach
 from golf.quant.viterbi import Search
 from golf.runtime.errors import DataError, FairwayError
 
@@ -32,6 +32,7 @@ class Inverse:
 
     order: Tensor  # (C,) int64
     factor: Tensor  # (C, C) fp32, upper triangular
+    scale: float = 1.0  # the mean of the Hessian's diagonal where it is not 0, which the factor leaves out
 
     @property
     def exponents(self) -> Tensor:
@@ -47,7 +48,9 @@ def invert(
     """Order and factorise ``hessian``; see :func:`inverse_factor`."""
     check_finite(f"Hessian of {name}", hessian, hint="a diverged model; see reports/curves")
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    return Inverse(order, inverse_factor(hessian[order][:, order], damping, name=name, warn=warn))
+    factor = inverse_factor(hessian[order][:, order], damping, name=name, warn=warn)
+    diagonal = hessian.diagonal().double()
+    return Inverse(order, factor, float(diagonal.sum() / (diagonal != 0).sum().clamp_min(1)))
 
 
 def gptq(
@@ -108,7 +111,10 @@ def quantize_batch(
     stored = [scheme.rows(weight) for scheme, weight in zip(schemes, weights, strict=True)]
     steps = torch.stack([scheme.steps(rows).to(device) for scheme, rows in zip(schemes, stored, strict=True)])
     by_column = schemes[0].by_column
-    exponents = torch.stack([inverse.exponents for inverse in inverses]) if by_column else torch.zeros_like(order)
+    exponents = torch.zeros_like(order)
+    if by_column:
+        wanted = zip(inverses, weights, steps, strict=True)
+        exponents = torch.stack([within_reach(inverse.exponents, weight, step) for inverse, weight, step in wanted])
     scales = factors_of(exponents.gather(1, order))
     limits = torch.tensor([float(scheme.limit) for scheme in schemes], device=device)
     search = Search.of(schemes[0].states, device) if schemes[0].states else None

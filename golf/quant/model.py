@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from math import log2
 from pathlib import Path
 
 import torch
@@ -15,10 +16,13 @@ from golf.model.weights import ModelSpec
 from golf.params.quant import Quant
 from golf.quant.fast import round_alone, round_to_nearest
 from golf.quant.gptq import Inverse, check_shapes, invert, output_error, quantize_batch
+from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
-from golf.quant.steps import Scheme
+from golf.quant.steps import Scheme, column_exponents, factors_of
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
+
+MOST_OCTAVES = 3  # that a tensor's steps may be off the mean: beyond it errors are no longer small
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Quantizer:
         config: widths, clips, steps and damping.
         spec: of the model.
         warn: called with one line for each retry of a factorisation.
+        gains: by name, how the tensors compare (:func:`golf.quant.curvature.curvature`); empty: all steps are those
+            of the parameters.
 
     Raises:
         DataError: NaN or infinite weights or Hessians, named.
@@ -61,6 +67,7 @@ class Quantizer:
         config: Quant,
         spec: ModelSpec,
         warn: Callable[[str], None] | None = None,
+        gains: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.spec, self.groups = config, spec, groups
         self.controls = {name: store_half(name, value) for name, value in state.items() if groups[name] == "control"}
@@ -74,6 +81,9 @@ class Quantizer:
             check_finite(name, weight)
             if name in self.hessians:
                 self.inverses[name] = self._invert(name, factorised, warn)
+        self.allocation = dict.fromkeys(self.weights, 1.0)
+        if gains:
+            self.allocation = self._allocate(gains)
 
     def __call__(self, multiplier: float = 1.0, own: Mapping[str, float] | None = None) -> QuantizedModel:
         """The quantised model, all step sizes times ``multiplier``, those of the tensors in ``own`` once more."""
@@ -88,7 +98,7 @@ class Quantizer:
     @torch.no_grad()
     def some(self, names: Sequence[str], multipliers: Mapping[str, float]) -> dict[str, QuantizedTensor]:
         """Tensors of one shape that all have a Hessian, or one that has none; step sizes times ``multipliers``."""
-        schemes = [self.scheme(name, multipliers[name]) for name in names]
+        schemes = [self.scheme(name, multipliers[name] * self.allocation[name]) for name in names]
         if names[0] not in self.inverses:
             return {name: round_alone(self.weights[name], schemes[0], name=name) for name in names}
         inverses = [self.inverses[name] for name in names]
@@ -100,7 +110,7 @@ class Quantizer:
         config, embed = self.config, self.groups[name] == "embed"
         bits, clip_sigma = (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
         states = config.trellis_states if config.method == "trellis" else 0
-        return Scheme(bits, clip_sigma * multiplier, config.steps == "column", states)
+        return Scheme(bits, clip_sigma * multiplier, config.steps != "row", states)
 
     def reports(self, model: QuantizedModel) -> list[TensorReport]:
         """What ``model``, made by this, costs in each tensor."""
@@ -119,6 +129,26 @@ class Quantizer:
         if id(hessian) not in factorised:
             factorised[id(hessian)] = invert(hessian, self.config.damping, name=name, warn=note)
         return factorised[id(hessian)]
+
+    def _allocate(self, gains: Mapping[str, float]) -> dict[str, float]:
+        """The factor of each tensor's steps: in proportion to curvature^(-1/2), on average 1.
+
+        With steps D_t for N_t weights the loss is sum s_t D_t^2 N_t / 24 and the bits are sum N_t (h_t - log2 D_t): at
+        a given number of bits the least when s_t D_t^2 is the same everywhere. s_t is the tensor's gain times the mean
+        of its columns' (factor / U_jj)^2, see :mod:`golf.quant.steps`; the rows keep their proportions.
+        """
+        octaves: dict[str, float] = {}
+        for name, gain in gains.items():
+            inverse, scheme = self.inverses[name], self.scheme(name)
+            column = factors_of(column_exponents(inverse.factor.diagonal())) if scheme.by_column else 1.0
+            error = float((column / inverse.factor.diagonal()).double().square().mean()) * inverse.scale
+            step = row_steps(self.weights[name], scheme.bits, scheme.clip_sigma).double()
+            octaves[name] = -0.5 * log2(max(gain * error * float(step.square().mean()), 1e-300))
+        weights = {name: self.weights[name].numel() for name in octaves}
+        mean = sum(octaves[name] * count for name, count in weights.items()) / sum(weights.values())
+        return {
+            name: 2.0 ** min(max(octaves.get(name, mean) - mean, -MOST_OCTAVES), MOST_OCTAVES) for name in self.weights
+        }
 
     def _batches(self) -> list[list[str]]:
         batches: dict[object, list[str]] = {}

@@ -24,6 +24,7 @@ from golf.quant.grid import max_code, row_steps
 ROWS_AN_OCTAVE, COLUMNS_AN_OCTAVE = 8, 4
 LOWEST = -24  # log2 of the step with index 0, the least of fp16 too
 OCTAVE = (128, 140, 152, 166, 181, 197, 215, 235)  # 128 * 2^(i / 8), rounded
+REACH = 100  # the largest code that a column is laid out for; int8 holds 127, for what GPTQ adds
 MOST_OCTAVES = 4  # that a column's step may be off the mean
 
 
@@ -68,6 +69,16 @@ def column_exponents(diagonal: Tensor) -> Tensor:
     octaves = torch.log2(diagonal.double())
     octaves = (octaves - octaves.mean()).clamp(-MOST_OCTAVES, MOST_OCTAVES)
     return torch.round(octaves * COLUMNS_AN_OCTAVE).to(torch.int8)
+
+
+def within_reach(exponents: Tensor, weight: Tensor, steps: Tensor) -> Tensor:
+    """``exponents`` (C,), raised where the largest code of the column of ``weight`` (R, C) would not fit in int8.
+
+    An outlier column is often the one that the outputs depend on most: fine steps and large weights at once.
+    """
+    largest = (weight.detach().float().abs() / steps.to(weight.device)[:, None]).amax(0)
+    least = torch.ceil(torch.log2(largest.clamp_min(1e-30) / REACH) * COLUMNS_AN_OCTAVE)
+    return torch.maximum(exponents.float(), least.to(exponents.device)).clamp(-128, 127).to(torch.int8)
 
 
 def factors_of(exponents: Tensor) -> Tensor:
