@@ -83,6 +83,8 @@ def select(
         heldout,
         bits=config.bits,
         clip_sigma=config.clip_sigma,
+        embed_bits=config.embed_bits,
+        embed_clip_sigma=config.embed_clip_sigma,
         attention=choose_backend(hardware.attention, device)[0],
         device=device,
         say=say,
