@@ -35,16 +35,13 @@ def size(model: QuantizedModel) -> int:
     return len(encode_model(model, Compress(codecs=("brotli",), layouts=("row",)))[0])
 
 
+COLUMN = {"steps": "column"}
+TRELLIS = {"steps": "column", "method": "trellis", "trellis_states": 4}
+
+
 @pytest.mark.parametrize(
-    ("changed", "share"),
-    [
-        ({}, 0.6),
-        ({}, 0.9),
-        ({}, 1.15),
-        ({"steps": "column"}, 1.15),
-        ({"steps": "column", "method": "trellis", "trellis_states": 4}, 0.8),
-    ],
-)
+    ("changed", "share"), [({}, 0.6), ({}, 0.9), ({}, 1.15), (COLUMN, 1.15), (TRELLIS, 0.8)]
+)  # fmt: skip
 def test_it_lands_under_the_limit_and_close_to_it(changed: dict[str, str], share: float) -> None:
     quantise = quantizer(**changed)
     limit = round(size(quantise()) * share)
