@@ -163,7 +163,7 @@ def _finest(quantizer: Quantizer, name: str) -> float:
     Steps by column are laid out for the largest weight, so nothing is cut: there the codes' eight bits are the end.
     """
     scheme = quantizer.scheme(name)
-    return FINEST if scheme.by_column else LEAST_CLIP / scheme.clip_sigma
+    return FINEST if scheme.by_column else min(LEAST_CLIP / scheme.clip_sigma, 1.0)
 
 
 def _without_codes(model: QuantizedModel | None) -> QuantizedModel:
