@@ -1,15 +1,15 @@
 """Landing on the byte budget: one multiplier of all step sizes, then one of a single small tensor.
 
-An octave of all steps is worth a bit a weight: bytes fall by N / 8. So the first guess is good, and the secant through
-the last two passes better; the rest is made up by a tensor of which an octave is worth little, hence a per mille of
-its step a few bytes. The size is always that of the real encoder.
+An octave of all steps is worth up to a bit a weight: bytes fall by N / 8. So the first guess is good, and the secant
+through the last two passes better; the rest is made up by a tensor of which an octave is worth little, hence a per
+mille of its step a few bytes. The size is always that of the real encoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log2
+from math import inf, log2
 
 import torch
 
@@ -79,6 +79,24 @@ class _Search:
         return self.best is not None and self.limit - self.best.bytes < SLACK
 
 
+@dataclass
+class _Bracket:
+    """Where the answer lies: above ``low``, which is too many bytes, below ``high``, which fits."""
+
+    low: float = -inf
+    high: float = inf
+
+    def narrow(self, octaves: float, fits: bool) -> None:
+        if fits:
+            self.high = min(self.high, octaves)
+        else:
+            self.low = max(self.low, octaves)
+
+    def within(self, wanted: float) -> float:
+        """``wanted``, or the middle when it lies outside."""
+        return wanted if self.low < wanted < self.high else (max(self.low, -8.0) + min(self.high, 8.0)) / 2
+
+
 def fit(quantizer: Quantizer, measure: Measure, limit: int, say: Callable[[str], None]) -> Fitted:
     """The model with the finest steps whose artifact has at most ``limit`` bytes.
 
@@ -97,15 +115,18 @@ def fit(quantizer: Quantizer, measure: Measure, limit: int, say: Callable[[str],
     size = search.passed(0.0)
     if size > limit:
         _check_side(search)
-    slope = -sum(weight.numel() for weight in quantizer.weights.values()) / 8
-    octaves = 0.0
+    octave = sum(weight.numel() for weight in quantizer.weights.values()) / 8
+    slope, octaves, bracket = -octave, 0.0, _Bracket()
     while search.passes < PASSES and not 0 <= limit - size < max(worth / 2, SLACK):
-        wanted = min(max(octaves + (limit - worth / 8 - size) / slope, finest), COARSEST)
+        bracket.narrow(octaves, size <= limit)
+        wanted = bracket.within(octaves + (limit - worth / 8 - size) / slope)
+        wanted = min(max(wanted, finest), COARSEST)
         if wanted == octaves:
             break
         before, size = size, search.passed(wanted)
-        secant = (size - before) / (wanted - octaves)
-        slope, octaves = (secant if secant < 0 else slope), wanted
+        # steps move in eighths of an octave, each row's at another moment: no secant of two near passes is trusted
+        slope = -min(max((before - size) / (wanted - octaves), octave / 3), octave)
+        octaves = wanted
     if search.best is None:
         raise DataError(
             f"fit: {size:,} bytes with steps {2**octaves:.3g} times the parameters', needed at most {limit:,}",
@@ -134,20 +155,15 @@ def _trim(search: _Search, name: str, slope: float) -> None:
     assert search.best is not None
     base, octaves, size = search.best.model, 0.0, search.best.bytes
     overall = log2(search.best.multiplier)
-    low = high = None  # octaves known to be too large, and to fit
+    bracket = _Bracket()
     for _ in range(TRIMS):
         if search.done:
             return
-        wanted = octaves + (search.limit - SLACK / 2 - size) / slope
-        if low is not None and high is not None and not low < wanted < high:
-            wanted = (low + high) / 2
-        wanted = min(max(wanted, -2.0), 2.0)
+        bracket.narrow(octaves, size <= search.limit)
+        wanted = bracket.within(octaves + (search.limit - SLACK / 2 - size) / slope)
+        wanted = min(max(wanted, -3.0), 3.0)
         one = search.quantizer.some([name], {name: 2.0 ** (overall + wanted)})
         octaves, size = wanted, search.offered(QuantizedModel(base.spec, {**base.tensors, **one}), overall, name)
-        if size > search.limit:
-            low = octaves if low is None else max(low, octaves)
-        else:
-            high = octaves if high is None else min(high, octaves)
 
 
 def _smallest(quantizer: Quantizer) -> tuple[str, float]:
