@@ -1,8 +1,9 @@
 """Quantise the selected weights by GPTQ on calibration text from the training split.
 
 Reads ``runs/select/SEED``, the train split of ``data/shards`` (calibration) and its held-out split with the byte
-table of ``data/tokenizer`` (bits per byte before and after); never validation text. Writes ``runs/quantize/SEED``
-(codes, steps and fp16 controls, model.json, tensors.csv) and ``reports/quantize/SEED.json``.
+table of ``data/tokenizer`` (bits per byte before and after); never validation text. With ``quant.fit`` also
+``reports/bundle.json``: what the program leaves of the budget is what the artifact is fitted to. Writes
+``runs/quantize/SEED`` (codes, steps and fp16 controls, model.json, tensors.csv) and ``reports/quantize/SEED.json``.
 
     python -m stages.quantize --seed 42
 """
@@ -11,22 +12,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from golf.data.bytecount import ByteTable
 from golf.model.attention import choose_backend
 from golf.model.weights import build, load_spec, load_state, tensor_groups
 from golf.params.base import check_every_section, load
+from golf.params.budget import Budget
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
+from golf.quant.curvature import curvature
+from golf.quant.fit import Fitted, fit
 from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
 from golf.quant.hessian import collect
-from golf.quant.model import check_state, quantize_model, summary, write_table
-from golf.quant.quantized import dequantize_model, save
+from golf.quant.model import Quantizer, check_state, summary, write_table
+from golf.quant.quantized import QuantizedModel, dequantize_model, save
+from golf.runtime.apart import ask
 from golf.runtime.device import describe, prepare
 from golf.runtime.errors import run_main
 from golf.runtime.files import whole_directory
-from golf.runtime.report import Stopwatch, write_report, write_timing
+from golf.runtime.report import Stopwatch, read_report, write_report, write_timing
 
 SHARDS = Path("data/shards")
 
@@ -37,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     seed = parser.parse_args().seed
     check_every_section()  # a bad stats.alpha must not be found out after every seed was scored
-    config, hardware = load(Quant), load(Hardware)
+    config, hardware, budget = load(Quant), load(Hardware), load(Budget)
     device = prepare(hardware)
     attention, _ = choose_backend(hardware.attention, device)
     watch = Stopwatch()
@@ -52,25 +58,54 @@ def main() -> None:
             SHARDS, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=seed, spec=spec, say=say
         )
     with watch.part("hessians"):
-        hessians = collect(model, calibration, batch_windows(calibration), progress=True)
+        hessians, gains = collect(model, calibration, batch_windows(calibration), progress=True), {}
+        if config.steps == "curvature":
+            found = curvature(model, calibration, batch_windows(calibration), hessians)
+            hessians, gains = found.hessians, found.gains
     with watch.part("gptq"):
-        quantized, tensors = quantize_model(state, tensor_groups(model), hessians, config, spec, warn=say)
+        quantizer = Quantizer(state, tensor_groups(model), hessians, config, spec, say, gains)
+        quantized = None if config.fit else quantizer()
+    if quantized is None:
+        with watch.part("fit"):
+            fitted = fit_budget(quantizer, budget)
+            quantized = fitted.model
+    tensors = quantizer.reports(quantized)
     with watch.part("score"):
         pre_bpb = bits_per_byte(model, heldout)
         post_bpb = bits_per_byte(build(spec, dequantize_model(quantized), attention, device), heldout)
     with watch.part("write"), whole_directory(Path("runs/quantize") / str(seed)) as folder:
         save(quantized, folder)
         write_table(tensors, folder / "tensors.csv")
-    numbers = {
+    numbers: dict[str, object] = {
         "bits": config.bits,
         "embed_bits": config.embed_bits,
         "pre_bpb": round(pre_bpb, 6),
         "post_bpb": round(post_bpb, 6),
         **summary(tensors),
     }
+    if config.fit:
+        numbers["fit"] = fitted.report()
     write_report("quantize", numbers, seed=seed)
     write_timing("quantize", watch, seed=seed, device=describe(device))
     print(f"quantize: {config.bits} bits, {pre_bpb:.4f} -> {post_bpb:.4f} bpb on held-out training text")
+
+
+def fit_budget(quantizer: Quantizer, budget: Budget) -> Fitted:
+    """The finest model that fits beside the program in the budget.
+
+    Raises:
+        MissingInput: the program has not been built.
+        DataError: see :func:`golf.quant.fit.fit`.
+    """
+    code_bytes = read_report(Path("reports/bundle.json"), "bundle")["code_bytes"]
+    return fit(quantizer, artifact_bytes, budget.artifact_bytes - code_bytes, say)
+
+
+def artifact_bytes(model: QuantizedModel) -> int:
+    """What ``compress`` would make of ``model``, asked of a process of its own; see :mod:`golf.codec.__main__`."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder)
+        return int(ask("codec", folder))
 
 
 def say(line: str) -> None:

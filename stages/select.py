@@ -51,6 +51,8 @@ def main() -> None:
             heldout,
             bits=config.bits,
             clip_sigma=config.clip_sigma,
+            embed_bits=config.embed_bits,
+            embed_clip_sigma=config.embed_clip_sigma,
             attention=attention,
             device=device,
             say=say,

@@ -54,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train, select, quantize and compress: tokens in, model.golf out")
     _add(train, "shards", "folder with train_*.bin and heldout_*.bin")
     _add(train, "bytes", "byte table, bytes.safetensors")
-    _add(train, "params", "JSON or YAML with the sections hardware, model, optim, train, select, quant, compress")
+    _add(
+        train,
+        "params",
+        "JSON or YAML with the sections hardware, model, optim, train, select, quant, compress (to fit: budget)",
+    )
     train.add_argument("--seed", type=int, required=True)
     _add(train, "out", "folder for model.golf and what comes before it")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from golf.codec.artifact import table
 from golf.codec.model import encode_model
@@ -12,6 +13,7 @@ from golf.data.shards import load_index
 from golf.model.attention import choose_backend
 from golf.model.weights import ModelSpec, build, save_model, tensor_groups
 from golf.params.base import load
+from golf.params.budget import Budget
 from golf.params.compress import Compress
 from golf.params.hardware import Hardware
 from golf.params.model import Model
@@ -20,9 +22,11 @@ from golf.params.quant import Quant
 from golf.params.select import Select
 from golf.params.train import Train
 from golf.quant.candidates import Choice, choose
+from golf.quant.curvature import curvature
+from golf.quant.fit import fit
 from golf.quant.heldout import batch_windows, read_heldout, sample
 from golf.quant.hessian import collect
-from golf.quant.model import quantize_model
+from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel
 from golf.runtime.device import prepare
 from golf.runtime.files import write_bytes
@@ -54,7 +58,7 @@ def train(parsed: argparse.Namespace) -> None:
         return
     choice = select(parsed, selection, hardware, spec, table_of_bytes)
     save_model(parsed.out / "select", "model", choice.state, spec.config, spec.vocab_size, spec.bos_id)
-    quantized = quantize(parsed, quant, hardware, spec, choice)
+    quantized = quantize(parsed, quant, hardware, compress, spec, choice)
     blob, reports = encode_model(quantized, compress)
     write_bytes(parsed.out / "streams.csv", table(reports).encode())
     write_bytes(parsed.out / "model.golf", blob)
@@ -75,6 +79,8 @@ def select(
         heldout,
         bits=config.bits,
         clip_sigma=config.clip_sigma,
+        embed_bits=config.embed_bits,
+        embed_clip_sigma=config.embed_clip_sigma,
         attention=choose_backend(hardware.attention, device)[0],
         device=device,
         say=say,
@@ -82,17 +88,25 @@ def select(
 
 
 def quantize(
-    parsed: argparse.Namespace, config: Quant, hardware: Hardware, spec: ModelSpec, choice: Choice
+    parsed: argparse.Namespace, config: Quant, hardware: Hardware, compress: Compress, spec: ModelSpec, choice: Choice
 ) -> QuantizedModel:
-    """GPTQ of the chosen weights on training text."""
+    """GPTQ of the chosen weights on training text; with ``quant.fit`` to what this program leaves of the budget."""
     device = prepare(hardware)
     model = build(spec, choice.state, choose_backend(hardware.attention, device)[0], device)
     calibration = sample(
         parsed.shards, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=parsed.seed, spec=spec,
         say=say,
     )  # fmt: skip
-    hessians = collect(model, calibration, batch_windows(calibration), progress=True)
-    return quantize_model(choice.state, tensor_groups(model), hessians, config, spec, warn=say)[0]
+    batch = batch_windows(calibration)
+    hessians, gains = collect(model, calibration, batch, progress=True), {}
+    if config.steps == "curvature":
+        found = curvature(model, calibration, batch, hessians)
+        hessians, gains = found.hessians, found.gains
+    quantizer = Quantizer(choice.state, tensor_groups(model), hessians, config, spec, say, gains)
+    if not config.fit:
+        return quantizer()
+    room = load(Budget, parsed.params).artifact_bytes - Path(sys.argv[0]).stat().st_size
+    return fit(quantizer, lambda candidate: len(encode_model(candidate, compress)[0]), room, say).model
 
 
 def say(line: str) -> None:

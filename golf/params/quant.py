@@ -1,19 +1,28 @@
 """Post-training quantisation."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from golf.params.base import Section
 
 
 @dataclass(frozen=True)
 class Quant(Section):
-    """Full-Hessian GPTQ; the step of a row is clip_sigma * std(row) / (2^(bits-1) - 1)."""
+    """Full-Hessian GPTQ; the step of a row is clip_sigma * std(row) / (2^(bits-1) - 1).
+
+    Late QAT (train.qat_*) trains on that grid. With steps by column or ``method: trellis`` another one ships, of the
+    same step sizes on average: what training has seen is then a stand-in for it, close in size and not in place.
+    """
 
     SECTION: ClassVar[str] = "quant"
 
     bits: int = 6  # width of the matrices: 5 is smaller and coarser
     embed_bits: int = 8  # width of the embeddings
+    method: Literal["gptq", "trellis"] = "gptq"  # trellis: about 1 dB finer at equal bytes, slower
+    trellis_states: int = 8  # of that trellis: 4, 8, 16 or 32
+    steps: Literal["row", "column", "curvature"] = "row"  # column: finer where the inputs weigh most, needs a coder
+    # by column; curvature: that, and finer in the tensors that the loss depends on most, for a backward pass more
+    fit: bool = False  # all steps times what makes code and model land on budget.artifact_bytes
     clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
     embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_embed_clip_sigma)
     calibration_tokens: int = 32768  # training tokens the Hessians are collected from
@@ -25,6 +34,7 @@ class Quant(Section):
     def __post_init__(self) -> None:
         self.require(2 <= self.bits <= 8, "bits", "2 to 8", 6)
         self.require(2 <= self.embed_bits <= 8, "embed_bits", "2 to 8", 7)
+        self.require(self.trellis_states in (4, 8, 16, 32), "trellis_states", "4, 8, 16 or 32", 8)
         for key in ("clip_sigma", "embed_clip_sigma", "damping"):
             self.require(getattr(self, key) > 0, key, "above 0", 12.85)
         self.require(self.calibration_tokens >= 256, "calibration_tokens", "at least 256", 65_536)

@@ -21,7 +21,9 @@ class Select(Section):
     tokens: int = 16_384  # held-out tokens scored for each candidate
     seq_len: int = 256  # tokens of a window; the model's own training length is the fair one
     bits: int = 6  # width of the fast quantisation; its own knob, so that quant.bits reruns nothing before quantize
-    clip_sigma: float = 12.85  # its clip, in standard deviations of a row; embeddings take one bit more
+    clip_sigma: float = 12.85  # its clip, in standard deviations of a row
+    embed_bits: int = 8  # both for the embeddings, as quant.embed_* will have it
+    embed_clip_sigma: float = 12.85
 
     def __post_init__(self) -> None:
         known = {"raw", "ema", "swa", "soup"}
@@ -32,6 +34,8 @@ class Select(Section):
             "[raw]",
         )
         self.require(2 <= self.bits <= 7, "bits", "2 to 7", 6)
-        self.require(self.clip_sigma > 0, "clip_sigma", "above 0", 12.85)
+        self.require(2 <= self.embed_bits <= 8, "embed_bits", "2 to 8", 8)
+        for key in ("clip_sigma", "embed_clip_sigma"):
+            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
         self.require(self.tokens >= 256, "tokens", "at least 256", 16_384)
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)

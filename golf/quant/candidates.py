@@ -117,6 +117,8 @@ def choose(
     *,
     bits: int,
     clip_sigma: float,
+    embed_bits: int | None = None,
+    embed_clip_sigma: float | None = None,
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -127,8 +129,10 @@ def choose(
         folder: what training kept: ``NAME.safetensors`` and model.json.
         wanted: kinds of candidates: raw, ema, swa, soup.
         heldout: text that they are scored on.
-        bits: width of the matrices; embeddings take one more.
+        bits: width of the matrices.
         clip_sigma: clip of the grid, in standard deviations of a row.
+        embed_bits: width of the embeddings; None: one bit more than the matrices.
+        embed_clip_sigma: their clip; None: that of the matrices.
         attention: see :func:`golf.model.attention.choose_backend`.
         device: where they are scored.
         say: called with a line for a candidate that training did not keep.
@@ -141,11 +145,12 @@ def choose(
     found, absent = names(folder, wanted)
     if absent and say is not None:
         say(f"training kept nothing for {', '.join(absent)}: left out")
+    embed_grid = (embed_bits or bits + 1, embed_clip_sigma or clip_sigma)
     scores: list[Score] = []
     best: tuple[float, str, dict[str, Tensor]] | None = None
     with Progress("select", total=len(found)) as bar:
         for name, state in states(folder, found):
-            score = _score(name, state, spec, heldout, bits, clip_sigma, attention, device)
+            score = _score(name, state, spec, heldout, (bits, clip_sigma), embed_grid, attention, device)
             scores.append(score)
             if best is None or score.post_bpb < best[0]:
                 best = (score.post_bpb, name, state)
@@ -159,15 +164,15 @@ def _score(
     state: dict[str, Tensor],
     spec: ModelSpec,
     heldout: HeldOut,
-    bits: int,
-    clip_sigma: float,
+    grid: tuple[int, float],
+    embed_grid: tuple[int, float],
     attention: str,
     device: torch.device | str,
 ) -> Score:
     try:
         model = build(spec, state, attention, device)
         groups = tensor_groups(model)
-        quantised = quantize_fast(state, groups, bits, clip_sigma, bits + 1, clip_sigma, spec=spec)
+        quantised = quantize_fast(state, groups, *grid, *embed_grid, spec=spec)
         pre = bits_per_byte(model, heldout)
         model = build(spec, dequantize_model(quantised), attention, device)
         return Score(name, pre, bits_per_byte(model, heldout))

@@ -10,6 +10,10 @@ from torch import Tensor
 from golf.model.weights import ModelSpec
 from golf.quant.grid import quantize_codes, row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_bits, check_finite, store_half
+from golf.quant.steps import Scheme
+from golf.quant.viterbi import Search
+
+SEARCHED = 1 << 26  # bytes of choices that a search may keep
 
 
 def round_to_nearest(weight: Tensor, bits: int, clip_sigma: float, *, name: str = "weight") -> QuantizedTensor:
@@ -24,6 +28,31 @@ def round_to_nearest(weight: Tensor, bits: int, clip_sigma: float, *, name: str 
     steps = row_steps(weight, bits, clip_sigma)
     codes = quantize_codes(weight, steps, bits).to(torch.int8)
     return QuantizedTensor(codes.contiguous().cpu(), steps.half().cpu(), bits)
+
+
+def round_alone(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> QuantizedTensor:
+    """Quantise a table ``weight`` (R, C) that is only looked up: no Hessian, so every weight counts alike.
+
+    Raises:
+        ConfigError, DataError: see :func:`round_to_nearest`.
+    """
+    if not (scheme.by_column or scheme.states):
+        return round_to_nearest(weight, scheme.bits, scheme.clip_sigma, name=name)
+    check_bits(scheme.bits)
+    check_finite(name, weight)
+    rows = scheme.rows(weight)
+    steps = scheme.steps(rows)
+    scaled = weight.detach().float() / steps[:, None]
+    if scheme.states:
+        search = Search.of(scheme.states, weight.device)
+        width = max(1, SEARCHED // (weight.shape[0] * scheme.states**2))
+        parts = [search.symbols(part, steps.square()[None], scheme.limit)[0] for part in scaled.T.split(width)]
+        codes = torch.cat(parts).T
+    else:
+        codes = torch.round(scaled).clamp(-scheme.limit, scheme.limit)
+    exponents = torch.zeros(weight.shape[1], dtype=torch.int8) if scheme.by_column else None
+    codes = codes.to(torch.int8).contiguous().cpu()
+    return QuantizedTensor(codes, rows.cpu(), scheme.bits, exponents, scheme.states)
 
 
 def quantize_fast(

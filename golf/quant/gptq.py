@@ -4,21 +4,53 @@ Frantar et al., "GPTQ" (arXiv 2210.17323), with the columns in order of falling 
 layer y = W x over calibration inputs x, the layer's squared output error is tr(D H D^T) with D the change of W and
 H the mean of x x^T. With H^-1 = U^T U and U upper triangular, rounding column j with the error e moves every later
 column k by -e * U_jk / U_jj, which is the least-squares answer given what is already rounded.
+
+A column is rounded to the nearest codes or, with a trellis, to the best path through it: down the column's rows, which
+do not know of each other otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from golf.quant.grid import max_code, row_steps
 from golf.quant.quantized import QuantizedTensor, check_bits, check_finite
+from golf.quant.steps import Scheme, column_exponents, factors_of, within_reach
+from golf.quant.viterbi import Search
 from golf.runtime.errors import DataError, FairwayError
 
 MAX_RETRIES = 6  # of ten times the damping each: from 0.01 of the mean diagonal to 10,000 of it
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """What GPTQ needs of a Hessian (C, C): the order of its columns, and the factor of its inverse in that order."""
+
+    order: Tensor  # (C,) int64
+    factor: Tensor  # (C, C) fp32, upper triangular
+    scale: float = 1.0  # the mean of the Hessian's diagonal where it is not 0, which the factor leaves out
+
+    @property
+    def exponents(self) -> Tensor:
+        """(C,) int8: the columns' steps, in their own order; see :mod:`golf.quant.steps`."""
+        exponents = torch.empty_like(self.order, dtype=torch.int8)
+        exponents[self.order] = column_exponents(self.factor.diagonal())
+        return exponents
+
+
+def invert(
+    hessian: Tensor, damping: float, *, name: str = "weight", warn: Callable[[str], None] | None = None
+) -> Inverse:
+    """Order and factorise ``hessian``; see :func:`inverse_factor`."""
+    check_finite(f"Hessian of {name}", hessian, hint="a diverged model; see reports/curves")
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    factor = inverse_factor(hessian[order][:, order], damping, name=name, warn=warn)
+    diagonal = hessian.diagonal().double()
+    return Inverse(order, factor, float(diagonal.sum() / (diagonal != 0).sum().clamp_min(1)))
 
 
 def gptq(
@@ -32,7 +64,7 @@ def gptq(
     name: str = "weight",
     warn: Callable[[str], None] | None = None,
 ) -> QuantizedTensor:
-    """Quantise ``weight`` (R, C) so that its outputs on the calibration inputs change least.
+    """Quantise ``weight`` (R, C) on the grid of its rows so that its outputs on the calibration inputs change least.
 
     Args:
         weight: (R, C), one output a row. Not changed.
@@ -53,17 +85,52 @@ def gptq(
         FairwayError: the Hessian is not positive definite even with the most damping.
     """
     check_bits(bits)
-    _check(weight, hessian, name)
+    check_shapes(weight, hessian, name)
+    check_finite(name, weight)
+    inverse = invert(hessian, damping, name=name, warn=warn)
+    return quantize_batch([weight], [inverse], [Scheme(bits, clip_sigma)], block_size)[0]
+
+
+def quantize_batch(
+    weights: Sequence[Tensor], inverses: Sequence[Inverse], schemes: Sequence[Scheme], block_size: int
+) -> list[QuantizedTensor]:
+    """GPTQ of matrices (R, C) of one shape side by side: each as if it were alone, but the processor kept busy.
+
+    Args:
+        weights: finite; not changed.
+        inverses: of each one's Hessian, on the device where the work is done.
+        schemes: of each; they differ in width and clip alone.
+        block_size: see :func:`gptq`.
+    """
+    device = inverses[0].factor.device
     # columns are rows here: each step then reads and writes contiguous memory
-    columns = weight.detach().to(torch.float32).T.contiguous()
-    steps = row_steps(weight, bits, clip_sigma)
-    diagonal = hessian.diagonal()
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    factor = inverse_factor(hessian[order][:, order], damping, name=name, warn=warn)
-    codes = torch.empty_like(columns, dtype=torch.int8)
+    order = torch.stack([inverse.order for inverse in inverses])
+    columns = torch.stack([weight.detach().to(device, torch.float32).T for weight in weights])
+    columns = columns.gather(1, order[:, :, None].expand_as(columns))
+    factors = torch.stack([inverse.factor for inverse in inverses])
+    stored = [scheme.rows(weight) for scheme, weight in zip(schemes, weights, strict=True)]
+    steps = torch.stack([scheme.steps(rows).to(device) for scheme, rows in zip(schemes, stored, strict=True)])
+    by_column = schemes[0].by_column
+    exponents = torch.zeros_like(order)
+    if by_column:
+        wanted = zip(inverses, weights, steps, strict=True)
+        exponents = torch.stack([within_reach(inverse.exponents, weight, step) for inverse, weight, step in wanted])
+    scales = factors_of(exponents.gather(1, order))
+    limits = torch.tensor([float(scheme.limit) for scheme in schemes], device=device)
+    search = Search.of(schemes[0].states, device) if schemes[0].states else None
     with _one_thread():
-        codes[order] = _round_columns(columns[order], factor, steps, max_code(bits), block_size)
-    return QuantizedTensor(codes.T.contiguous().cpu(), steps.half().cpu(), bits)
+        sorted_codes = _round_columns(columns, factors, steps, scales, limits, search, block_size)
+    codes = torch.empty_like(sorted_codes).scatter_(1, order[:, :, None].expand_as(sorted_codes), sorted_codes)
+    return [
+        QuantizedTensor(
+            codes[i].T.contiguous().cpu(),
+            stored[i].cpu(),
+            scheme.bits,
+            exponents[i].cpu() if by_column else None,
+            scheme.states,
+        )
+        for i, scheme in enumerate(schemes)
+    ]
 
 
 def inverse_factor(
@@ -117,14 +184,17 @@ def output_error(weight: Tensor, hessian: Tensor, restored: Tensor) -> float:
     return error / power if power > 0 else max(error, 0.0)
 
 
-def _check(weight: Tensor, hessian: Tensor, name: str) -> None:
+def check_shapes(weight: Tensor, hessian: Tensor, name: str) -> None:
+    """Refuse a Hessian that is not one of ``weight`` (R, C).
+
+    Raises:
+        DataError: it is not (C, C).
+    """
     if weight.dim() != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
         raise DataError(
             f"{name}: found a weight {tuple(weight.shape)} with a Hessian {tuple(hessian.shape)}, "
             "needed (rows, columns) with (columns, columns)"
         )
-    check_finite(name, weight)
-    check_finite(f"Hessian of {name}", hessian, hint="a diverged model; see reports/curves")
 
 
 def _factor(matrix: Tensor) -> Tensor | None:
@@ -151,21 +221,40 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _round_columns(columns: Tensor, factor: Tensor, steps: Tensor, limit: int, block_size: int) -> Tensor:
-    """The codes (C, R), int8, of ``columns`` (C, R), which is used up; ``factor`` (C, C) upper, ``steps`` (R,)."""
-    count = columns.shape[0]
+def _round_columns(
+    columns: Tensor,
+    factors: Tensor,
+    steps: Tensor,
+    scales: Tensor,
+    limits: Tensor,
+    search: Search | None,
+    block_size: int,
+) -> Tensor:
+    """The codes (B, C, R), int8, of ``columns`` (B, C, R), which are used up.
+
+    ``factors`` (B, C, C) are upper triangular, ``steps`` (B, R) and ``scales`` (B, C) make the step of a weight,
+    ``limits`` (B,) are the largest codes; with ``search`` codes are symbols of a trellis.
+    """
+    count = columns.shape[1]
     codes = torch.empty_like(columns, dtype=torch.int8)
-    ratios = factor / factor.diagonal()[:, None]  # row j: what one unit of error of j takes from each later column
+    # row j: what one unit of error of j takes from each later column
+    ratios = factors / factors.diagonal(dim1=1, dim2=2)[:, :, None]
     for start in range(0, count, block_size):
         stop = min(start + block_size, count)
-        errors = torch.empty_like(columns[start:stop])
+        errors = torch.empty_like(columns[:, start:stop])
         for j in range(start, stop):
-            column = columns[j]
-            code = torch.round(column / steps).clamp_(-limit, limit)
-            codes[j] = code.to(torch.int8)
-            errors[j - start] = column - code * steps
-            if j + 1 < stop:
-                columns[j + 1 : stop].addr_(ratios[j, j + 1 : stop], errors[j - start], alpha=-1)
+            column = columns[:, j]
+            if j > start:
+                taken = ratios[:, start:j, j].unsqueeze(1)
+                column = torch.baddbmm(column[:, None], taken, errors[:, : j - start], alpha=-1)[:, 0]
+            step = steps * scales[:, j : j + 1]
+            if search is None:
+                code = level = torch.round(column / step).clamp(-limits[:, None], limits[:, None])
+            else:
+                code, level = search.symbols(column / step, steps.square(), limits)
+                level = level / 2
+            codes[:, j] = code.to(torch.int8)
+            errors[:, j - start] = column - level * step
         if stop < count:
-            columns[stop:].addmm_(ratios[start:stop, stop:].T, errors, alpha=-1)
+            columns[:, stop:].baddbmm_(ratios[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
     return codes

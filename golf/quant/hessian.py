@@ -37,7 +37,7 @@ def collect(model: Transformer, windows: Tensor, batch: int, *, progress: bool =
     device = model.embed.weight.device
     collector = _Collector()
     handles = [
-        module.register_forward_pre_hook(collector.hook(_tensor_name(name, module)))
+        module.register_forward_pre_hook(collector.hook(tensor_name(name, module)))
         for name, module in model.named_modules()
         if isinstance(module, (Linear, TiedHead))
     ]
@@ -56,7 +56,8 @@ def collect(model: Transformer, windows: Tensor, batch: int, *, progress: bool =
     return collector.means()
 
 
-def _tensor_name(name: str, module: nn.Module) -> str:
+def tensor_name(name: str, module: nn.Module) -> str:
+    """The weight that the ``Linear`` or ``TiedHead`` called ``name`` multiplies by."""
     return "embed.weight" if isinstance(module, TiedHead) else f"{name}.weight"
 
 

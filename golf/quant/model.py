@@ -1,10 +1,12 @@
-"""A whole model through GPTQ: calibrate, quantise tensor by tensor, tell what it cost."""
+"""A whole model through GPTQ: factorise, quantise shape by shape, tell what it cost."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from math import log2
 from pathlib import Path
 
 import torch
@@ -12,11 +14,15 @@ from torch import Tensor
 
 from golf.model.weights import ModelSpec
 from golf.params.quant import Quant
-from golf.quant.fast import round_to_nearest
-from golf.quant.gptq import gptq, output_error
+from golf.quant.fast import round_alone, round_to_nearest
+from golf.quant.gptq import Inverse, check_shapes, invert, output_error, quantize_batch
+from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
+from golf.quant.steps import Scheme, column_exponents, factors_of
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
+
+MOST_OCTAVES = 3  # that a tensor's steps may be off the mean: beyond it errors are no longer small
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,150 @@ class TensorReport:
     rows: int
     columns: int
     bits: int
-    method: str  # gptq, or nearest for tables that are only looked up
+    method: str  # gptq, trellis, or nearest for tables that are only looked up
     output_error: float | None
     nearest_error: float | None  # what rounding to nearest would have cost
     squared_error: float  # summed over the weights
     clipped: int  # codes at the end of the grid
     retries: int  # of the factorisation, with ten times the damping each
+
+
+class Quantizer:
+    """A model's weights, ready to be quantised: finite, ordered and factorised once, however often they are rounded.
+
+    Args:
+        state: the weights by name; left as they are.
+        groups: of each name: "matrix", "embed" or "control" (:func:`golf.model.weights.tensor_groups`).
+        hessians: by name, (C, C), where there is one; GPTQ runs on their device.
+        config: widths, clips, steps and damping.
+        spec: of the model.
+        warn: called with one line for each retry of a factorisation.
+        gains: by name, how the tensors compare (:func:`golf.quant.curvature.curvature`); empty: all steps are those
+            of the parameters.
+
+    Raises:
+        DataError: NaN or infinite weights or Hessians, named.
+        FairwayError: a Hessian that no damping makes positive definite.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        groups: Mapping[str, str],
+        hessians: Mapping[str, Tensor],
+        config: Quant,
+        spec: ModelSpec,
+        warn: Callable[[str], None] | None = None,
+        gains: Mapping[str, float] | None = None,
+    ) -> None:
+        self.config, self.spec, self.groups = config, spec, groups
+        self.controls = {name: store_half(name, value) for name, value in state.items() if groups[name] == "control"}
+        self.weights = {name: value for name, value in state.items() if groups[name] != "control"}
+        self.order = list(state)
+        self.hessians = {name: hessian for name, hessian in hessians.items() if name in self.weights}
+        self.retries: Counter[str] = Counter()
+        factorised: dict[int, Inverse] = {}  # matrices with one input share a tensor
+        self.inverses: dict[str, Inverse] = {}
+        for name, weight in self.weights.items():
+            check_finite(name, weight)
+            if name in self.hessians:
+                self.inverses[name] = self._invert(name, factorised, warn)
+        self.allocation = dict.fromkeys(self.weights, 1.0)
+        if gains:
+            self.allocation = self._allocate(gains)
+
+    def __call__(self, multiplier: float = 1.0, own: Mapping[str, float] | None = None) -> QuantizedModel:
+        """The quantised model, all step sizes times ``multiplier``, those of the tensors in ``own`` once more."""
+        factors = {name: multiplier * (own or {}).get(name, 1.0) for name in self.weights}
+        tensors: dict[str, QuantizedTensor | Tensor] = dict(self.controls)
+        with Progress("quantize", total=sum(weight.numel() for weight in self.weights.values())) as bar:
+            for names in self._batches():
+                tensors |= self.some(names, factors)
+                bar.advance(sum(self.weights[name].numel() for name in names), names[0])
+        return QuantizedModel(self.spec, {name: tensors[name] for name in self.order})
+
+    @torch.no_grad()
+    def some(self, names: Sequence[str], multipliers: Mapping[str, float]) -> dict[str, QuantizedTensor]:
+        """Tensors of one shape that all have a Hessian, or one that has none; step sizes times ``multipliers``."""
+        schemes = [self.scheme(name, multipliers[name] * self.allocation[name]) for name in names]
+        if names[0] not in self.inverses:
+            return {name: round_alone(self.weights[name], schemes[0], name=name) for name in names}
+        inverses = [self.inverses[name] for name in names]
+        done = quantize_batch([self.weights[name] for name in names], inverses, schemes, self.config.block_size)
+        return dict(zip(names, done, strict=True))
+
+    def scheme(self, name: str, multiplier: float = 1.0) -> Scheme:
+        """How ``name`` is quantised when its step size is ``multiplier`` times that of the parameters."""
+        config, embed = self.config, self.groups[name] == "embed"
+        bits, clip_sigma = (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
+        states = config.trellis_states if config.method == "trellis" else 0
+        return Scheme(bits, clip_sigma * multiplier, config.steps != "row", states)
+
+    def reports(self, model: QuantizedModel) -> list[TensorReport]:
+        """What ``model``, made by this, costs in each tensor."""
+        return [
+            self._report(name, tensor) for name, tensor in model.tensors.items() if isinstance(tensor, QuantizedTensor)
+        ]
+
+    def _invert(self, name: str, factorised: dict[int, Inverse], warn: Callable[[str], None] | None) -> Inverse:
+        def note(line: str) -> None:
+            self.retries[name] += 1
+            if warn is not None:
+                warn(line)
+
+        hessian = self.hessians[name]
+        check_shapes(self.weights[name], hessian, name)
+        if id(hessian) not in factorised:
+            factorised[id(hessian)] = invert(hessian, self.config.damping, name=name, warn=note)
+        return factorised[id(hessian)]
+
+    def _allocate(self, gains: Mapping[str, float]) -> dict[str, float]:
+        """The factor of each tensor's steps: in proportion to curvature^(-1/2), on average 1.
+
+        With steps D_t for N_t weights the loss is sum s_t D_t^2 N_t / 24 and the bits are sum N_t (h_t - log2 D_t): at
+        a given number of bits the least when s_t D_t^2 is the same everywhere. s_t is the tensor's gain times the mean
+        of its columns' (factor / U_jj)^2, see :mod:`golf.quant.steps`; the rows keep their proportions.
+        """
+        octaves: dict[str, float] = {}
+        for name, gain in gains.items():
+            inverse, scheme = self.inverses[name], self.scheme(name)
+            column = factors_of(column_exponents(inverse.factor.diagonal())) if scheme.by_column else 1.0
+            error = float((column / inverse.factor.diagonal()).double().square().mean()) * inverse.scale
+            step = row_steps(self.weights[name], scheme.bits, scheme.clip_sigma).double()
+            octaves[name] = -0.5 * log2(max(gain * error * float(step.square().mean()), 1e-300))
+        weights = {name: self.weights[name].numel() for name in octaves}
+        mean = sum(octaves[name] * count for name, count in weights.items()) / sum(weights.values())
+        return {
+            name: 2.0 ** min(max(octaves.get(name, mean) - mean, -MOST_OCTAVES), MOST_OCTAVES) for name in self.weights
+        }
+
+    def _batches(self) -> list[list[str]]:
+        batches: dict[object, list[str]] = {}
+        for name, weight in self.weights.items():
+            batches.setdefault(tuple(weight.shape) if name in self.inverses else name, []).append(name)
+        return list(batches.values())
+
+    @torch.no_grad()
+    def _report(self, name: str, quantized: QuantizedTensor) -> TensorReport:
+        weight, hessian, error, nearest_error = self.weights[name], self.hessians.get(name), None, None
+        restored = quantized.dequantize()
+        if hessian is not None:
+            scheme = self.scheme(name)
+            nearest = round_to_nearest(weight, scheme.bits, scheme.clip_sigma, name=name)
+            error = output_error(weight.to(hessian.device), hessian, restored)
+            nearest_error = output_error(weight.to(hessian.device), hessian, nearest.dequantize())
+        return TensorReport(
+            name=name,
+            rows=weight.shape[0],
+            columns=weight.shape[1],
+            bits=quantized.bits,
+            method="nearest" if hessian is None else self.config.method,
+            output_error=error,
+            nearest_error=nearest_error,
+            squared_error=float((restored.double() - weight.cpu().double()).square().sum()),
+            clipped=quantized.clipped,
+            retries=self.retries[name],
+        )
 
 
 def quantize_model(
@@ -44,31 +188,10 @@ def quantize_model(
     *,
     warn: Callable[[str], None] | None = None,
 ) -> tuple[QuantizedModel, list[TensorReport]]:
-    """Quantise every matrix and embedding; controls become fp16.
-
-    Args:
-        state: the weights by name; left as they are.
-        groups: of each name: "matrix", "embed" or "control" (:func:`golf.model.weights.tensor_groups`).
-        hessians: by name, (C, C), where there is one; GPTQ runs on their device.
-        config: widths, clips and damping.
-        spec: of the model.
-        warn: called with one line for each retry of a factorisation.
-
-    Raises:
-        DataError: NaN or infinite weights or Hessians, named.
-        FairwayError: a Hessian that no damping makes positive definite.
-    """
-    tensors: dict[str, QuantizedTensor | Tensor] = {}
-    reports: list[TensorReport] = []
-    with Progress("quantize", total=sum(tensor.numel() for tensor in state.values())) as bar:
-        for name, tensor in state.items():
-            if groups[name] == "control":
-                tensors[name] = store_half(name, tensor)
-            else:
-                tensors[name], report = _quantize(name, tensor, groups[name], hessians.get(name), config, warn)
-                reports.append(report)
-            bar.advance(tensor.numel(), name)
-    return QuantizedModel(spec, tensors), reports
+    """Quantise every matrix and embedding as ``config`` says; controls become fp16. See :class:`Quantizer`."""
+    quantizer = Quantizer(state, groups, hessians, config, spec, warn)
+    model = quantizer()
+    return model, quantizer.reports(model)
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
@@ -105,47 +228,6 @@ def write_table(reports: Sequence[TensorReport], path: Path | str) -> None:
         rows.writerow([field.name for field in fields(TensorReport)])
         for report in reports:
             rows.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in astuple(report)])
-
-
-@torch.no_grad()
-def _quantize(
-    name: str,
-    weight: Tensor,
-    group: str,
-    hessian: Tensor | None,
-    config: Quant,
-    warn: Callable[[str], None] | None,
-) -> tuple[QuantizedTensor, TensorReport]:
-    embed = group == "embed"
-    bits, clip_sigma = (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
-    nearest = quantized = round_to_nearest(weight, bits, clip_sigma, name=name)
-    retries: list[str] = []
-    error = nearest_error = None
-    if hessian is not None:
-
-        def note(line: str) -> None:
-            retries.append(line)
-            if warn is not None:
-                warn(line)
-
-        weight = weight.to(hessian.device)
-        damping, block_size = config.damping, config.block_size
-        quantized = gptq(weight, hessian, bits, clip_sigma, damping, block_size, name=name, warn=note)
-        error = output_error(weight, hessian, quantized.dequantize())
-        nearest_error = output_error(weight, hessian, nearest.dequantize())
-    change = quantized.dequantize().double() - weight.cpu().double()
-    return quantized, TensorReport(
-        name=name,
-        rows=weight.shape[0],
-        columns=weight.shape[1],
-        bits=bits,
-        method="nearest" if hessian is None else "gptq",
-        output_error=error,
-        nearest_error=nearest_error,
-        squared_error=float(change.square().sum()),
-        clipped=quantized.clipped,
-        retries=len(retries),
-    )
 
 
 def _rounded(value: float) -> float:

@@ -1,7 +1,9 @@
-"""A quantised model: integer codes and fp16 steps for what was rounded, fp16 for the rest. Nothing is fp32.
+"""A quantised model: integer codes and small steps for what was rounded, fp16 for the rest. Nothing is fp32.
 
-As arrays, a quantised tensor ``NAME`` is ``NAME.codes`` (int8) and ``NAME.steps`` (fp16), any other is ``NAME`` (fp16);
-the metadata is model.json's content and the widths. The codec stores exactly those.
+As arrays, a quantised tensor ``NAME`` is ``NAME.codes`` (int8), ``NAME.steps`` (fp16, or uint8 on the logarithmic grid)
+and, on that grid, ``NAME.columns`` (int8 exponents, absent where all are 0); any other is ``NAME`` (fp16). The metadata
+is model.json's content, the widths, and ``trellis``, the number of its states, where the codes are symbols of one.
+The codec stores exactly those.
 """
 
 from __future__ import annotations
@@ -18,47 +20,62 @@ from torch import Tensor
 
 from golf.model.weights import ModelSpec, spec_from_dict, spec_to_dict
 from golf.quant.grid import LARGEST_STEP, max_code
+from golf.quant.steps import factors_of, steps_of
 from golf.quant.stored import DESCRIPTION, WEIGHTS, read_arrays
+from golf.quant.trellis import PARITY_CHECKS, levels
 from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_file, write_json
 
-CODES, STEPS = ".codes", ".steps"
+CODES, STEPS, COLUMNS = ".codes", ".steps", ".columns"
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A matrix (R, C) on a grid of one step a row: ``codes[i, j] * steps[i]``.
+    """A matrix (R, C): the level of a weight times the step of its row, times the factor of its column if it has one.
+
+    The level is the code, or with a trellis half of what the code stands for.
 
     Raises:
         ConfigError: ``bits`` is not 2 to 8.
         DataError: the codes, the steps and the width do not fit each other.
     """
 
-    codes: Tensor  # int8 (R, C), within ±(2^(bits-1) - 1)
-    steps: Tensor  # fp16 (R,)
+    codes: Tensor  # int8 (R, C), within ±(2^(bits-1) - 1), with columns ±127
+    steps: Tensor  # fp16 (R,), with columns uint8 (R,): see golf.quant.steps
     bits: int
+    columns: Tensor | None = None  # int8 (C,)
+    trellis: int = 0  # states; 0: none
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
         if self.codes.dtype != torch.int8 or self.codes.dim() != 2:
             raise DataError(f"codes: found {self.codes.dtype} {tuple(self.codes.shape)}, needed int8 (rows, columns)")
-        if self.steps.dtype != torch.float16 or self.steps.shape != self.codes.shape[:1]:
-            found = f"{self.steps.dtype} {tuple(self.steps.shape)}"
-            raise DataError(f"steps: found {found}, needed float16 ({self.codes.shape[0]},)")
-        limit = max_code(self.bits)
+        rows, columns = self.codes.shape
+        kind = "float16" if self.columns is None else "uint8"
+        if self.steps.dtype != getattr(torch, kind) or self.steps.shape != (rows,):
+            raise DataError(f"steps: found {self.steps.dtype} {tuple(self.steps.shape)}, needed {kind} ({rows},)")
+        if self.columns is not None and (self.columns.dtype != torch.int8 or self.columns.shape != (columns,)):
+            found = f"{self.columns.dtype} {tuple(self.columns.shape)}"
+            raise DataError(f"columns: found {found}, needed int8 ({columns},)")
+        limit = max_code(self.bits) if self.columns is None else 127
         if self.codes.numel():
             low, high = (int(extreme) for extreme in torch.aminmax(self.codes))
             if low < -limit or high > limit:
                 raise DataError(f"codes: found {low} to {high}, needed ±{limit} for {self.bits} bits")
 
     def dequantize(self) -> Tensor:
-        """(R, C), fp32 and exact: a code has 7 bits and a step 11, which fit the 24 of fp32."""
-        return self.codes.float() * self.steps.float()[:, None]
+        """(R, C), fp32 and exact but for one rounding: a level has up to 9 bits, a row's step 11 or 8, a factor 8."""
+        level = self.codes.float()
+        if self.trellis:
+            level = torch.from_numpy(levels(self.codes.numpy(), self.trellis)).float() / 2
+        if self.columns is None:
+            return level * self.steps.float()[:, None]
+        return level * (steps_of(self.steps)[:, None] * factors_of(self.columns))
 
     @property
     def clipped(self) -> int:
         """How many codes lie at the end of the grid."""
-        return int((self.codes.abs() == max_code(self.bits)).sum())
+        return int((self.codes.abs() == (max_code(self.bits) if self.columns is None else 127)).sum())
 
 
 @dataclass(frozen=True)
@@ -106,19 +123,30 @@ def store_half(name: str, tensor: Tensor) -> Tensor:
 
 
 def to_arrays(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The model as JSON-able metadata and int8 / fp16 arrays, in the order of their names."""
+    """The model as JSON-able metadata and arrays of 8 and 16 bits, in the order of their names.
+
+    Raises:
+        DataError: its tensors have different trellises.
+    """
     arrays: dict[str, np.ndarray] = {}
     bits: dict[str, int] = {}
+    trellis: set[int] = set()
     for name, tensor in sorted(model.tensors.items()):
         if isinstance(tensor, QuantizedTensor):
             arrays[name + CODES] = tensor.codes.contiguous().numpy()
             arrays[name + STEPS] = tensor.steps.contiguous().numpy()
             bits[name] = tensor.bits
+            trellis.add(tensor.trellis)
+            if tensor.columns is not None and tensor.columns.any():
+                arrays[name + COLUMNS] = tensor.columns.contiguous().numpy()
         else:
             arrays[name] = tensor.contiguous().numpy()
     usual = Counter(bits.values()).most_common(1)[0][0] if bits else 8
     unusual = {name: width for name, width in bits.items() if width != usual}
-    return {**spec_to_dict(model.spec), "bits": usual, "bits_of": unusual}, arrays
+    metadata = {**spec_to_dict(model.spec), "bits": usual, "bits_of": unusual}
+    if len(trellis) > 1:
+        raise DataError(f"quantised model: found trellises of {sorted(trellis)} states, needed one for all tensors")
+    return metadata | ({"trellis": states} if (states := max(trellis, default=0)) else {}), arrays
 
 
 def from_arrays(
@@ -133,16 +161,20 @@ def from_arrays(
     usual, unusual = metadata.get("bits"), metadata.get("bits_of")
     if type(usual) is not int or not isinstance(unusual, dict):
         raise DataError(f"{where}: found bits {usual!r} and bits_of {unusual!r}, needed an integer and a mapping")
+    states = metadata.get("trellis", 0)
+    if type(states) is not int or states not in (0, *PARITY_CHECKS):
+        raise DataError(f"{where}: found a trellis of {states!r} states, needed 0 or one of {[*PARITY_CHECKS]}")
     tensors: dict[str, QuantizedTensor | Tensor] = {}
     for key, array in arrays.items():
-        if key.endswith(STEPS):
-            if key.removesuffix(STEPS) + CODES not in arrays:
+        name, ending = key.rpartition(".")[0], key[key.rfind(".") :]
+        if ending in (STEPS, COLUMNS):
+            if name + CODES not in arrays:
                 raise DataError(f"{where}: {key} without its codes")
-        elif key.endswith(CODES):
-            name = key.removesuffix(CODES)
+        elif ending == CODES:
             if name + STEPS not in arrays:
                 raise DataError(f"{where}: {key} without its steps")
-            tensors[name] = _matrix(f"{where}: {name}", array, arrays[name + STEPS], unusual.get(name, usual))
+            parts = (array, arrays[name + STEPS], arrays.get(name + COLUMNS))
+            tensors[name] = _matrix(f"{where}: {name}", *parts, unusual.get(name, usual), states)
         else:
             tensors[key] = _half(f"{where}: {key}", array)
     strangers = sorted(name for name in unusual if not isinstance(tensors.get(name), QuantizedTensor))
@@ -180,13 +212,20 @@ def load(folder: Path | str) -> QuantizedModel:
     return from_arrays(metadata, arrays, str(Path(folder) / WEIGHTS))
 
 
-def _matrix(where: str, codes: np.ndarray, steps: np.ndarray, bits: Any) -> QuantizedTensor:
+def _matrix(
+    where: str, codes: np.ndarray, steps: np.ndarray, columns: np.ndarray | None, bits: Any, states: int
+) -> QuantizedTensor:
     if codes.dtype != np.int8:
         raise DataError(f"{where}: found codes of {codes.dtype}, needed int8")
     if type(bits) is not int:
         raise DataError(f"{where}: found width {bits!r}, needed an integer")
+    logarithmic = steps.dtype == np.uint8
+    rows = torch.from_numpy(steps.copy()) if logarithmic else _half(where, steps)
+    exponents = None
+    if logarithmic or columns is not None:
+        exponents = torch.from_numpy(np.zeros(codes.shape[-1:], np.int8) if columns is None else columns.copy())
     try:
-        return QuantizedTensor(torch.from_numpy(codes.copy(order="C")), _half(where, steps), bits)
+        return QuantizedTensor(torch.from_numpy(codes.copy(order="C")), rows, bits, exponents, states)
     except (ConfigError, DataError) as error:
         raise DataError(f"{where}: {error}") from None
 

@@ -36,3 +36,15 @@ def trellis(states: int) -> tuple[np.ndarray, np.ndarray]:
     # Level 2 m + offset has z1 = m & 1: n mod 4 = 2 (m mod 2) + offset.
     upper = np.array([0, 1])
     return offset, (state >> 1)[:, None] ^ (lower * (h0 >> 1)) ^ (upper * (h1 >> 1))
+
+
+def levels(symbols: np.ndarray, states: int) -> np.ndarray:
+    """The levels (R, C), int16, of ``symbols`` (R, C), int8: each column is a sequence that starts in state 0."""
+    offset, successor = trellis(states)
+    step = np.stack((offset, *successor.T), 1)  # (S, 3): what a state adds, and where even and odd symbols lead
+    result = symbols.astype(np.int16) * 2
+    state = np.zeros(symbols.shape[1], np.int64)
+    for row, odd in enumerate((symbols & 1) + 1):
+        result[row] += step[state, 0].astype(np.int16)
+        state = step[state, odd]
+    return result

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -6,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from golf.codec.artifact import encode_arrays
 from golf.data.shards import write_shard
 from golf.model.weights import build, load_state, save_model, tensor_groups
+from golf.params.base import load as load_section
+from golf.params.compress import Compress
 from golf.quant.heldout import bits_per_byte, read_heldout
 from golf.quant.quantized import QuantizedTensor, dequantize_model, load
+from golf.quant.stored import read_arrays
 from golf.runtime.errors import DataError, MissingInput
 from stages import quantize
 from tests.golf.quant import tiny
-from tests.stages.world import report, write_params
+from tests.stages.world import report, write, write_params
 
 SEED = 314
 
@@ -137,3 +142,54 @@ def test_a_model_that_training_left_half_zero_is_no_problem(workspace: Path) -> 
     restored = dequantize_model(load(workspace / f"runs/quantize/{SEED}"))
     assert not restored["blocks.0.mlp.down.weight"].any()
     assert report(workspace, "quantize", SEED)["retries"] == 0
+
+
+@pytest.mark.parametrize("changed", [{"steps": "column"}, {"method": "trellis"}, {"steps": "curvature"}])
+def test_every_grid_comes_out_as_it_was_scored(workspace: Path, changed: dict[str, str]) -> None:
+    quantize.main()
+    plain = report(workspace, "quantize", SEED)
+    parameters(workspace, **changed)
+    quantize.main()
+    numbers = report(workspace, "quantize", SEED)
+    assert numbers["post_bpb"] != plain["post_bpb"]
+    heldout = read_heldout(workspace / "data/shards", tiny.byte_table(), tokens=512, seq_len=32, spec=tiny.SPEC)
+    restored = build(tiny.SPEC, dequantize_model(load(workspace / f"runs/quantize/{SEED}")))
+    assert numbers["post_bpb"] == pytest.approx(bits_per_byte(restored, heldout), abs=1e-6)
+
+
+def budget(root: Path, artifact_bytes: int, code_bytes: int) -> None:
+    parameters(root, fit=True)
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("artifact_bytes: 16000000", f"artifact_bytes: {artifact_bytes}"))
+    write(root / "reports/bundle.json", json.dumps({"code_bytes": code_bytes, "modules": 1}))
+
+
+def test_fitted_to_what_the_program_leaves_of_the_budget(workspace: Path) -> None:
+    budget(workspace, 6_000, 3_100)
+    quantize.main()
+    fitted = report(workspace, "quantize", SEED)["fit"]
+    metadata, arrays = read_arrays(workspace / f"runs/quantize/{SEED}")
+    blob, _ = encode_arrays(metadata, arrays, load_section(Compress, workspace / "params.yaml"))
+    assert 0 <= 2_900 - len(blob) == fitted["slack_bytes"] < 256
+    assert fitted["multiplier"] > 1
+    assert set(report(workspace, "timing/quantize", SEED)["parts"]) == {
+        "read",
+        "hessians",
+        "gptq",
+        "fit",
+        "score",
+        "write",
+    }
+
+
+def test_a_budget_that_cannot_be_kept_is_one_error_and_nothing_is_written(workspace: Path) -> None:
+    budget(workspace, 6_000, 5_900)
+    with pytest.raises(DataError, match=r"^fit: steps, controls and header take [\d,]+ bytes, the program leaves 100 "):
+        quantize.main()
+    assert not (workspace / "runs/quantize").exists()
+
+
+def test_a_fit_needs_the_program(workspace: Path) -> None:
+    parameters(workspace, fit=True)
+    with pytest.raises(MissingInput, match=r"Try: dvc repro bundle"):
+        quantize.main()

@@ -91,19 +91,19 @@ def test_a_byte_table_of_another_vocabulary_is_refused(world: Path, tmp_path: Pa
         run(world, "evaluate", out=tmp_path, bytes=other)
 
 
+def test_train_fits_the_artifact_to_what_the_program_leaves(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "train_gpt.py"
+    program.write_bytes(bytes(4_000))
+    given = small_training(world, tmp_path, quant={"fit": True}, budget={"artifact_bytes": 14_000})
+    monkeypatch.setattr("sys.argv", [str(program), "train"])
+    run(world, "train", out=tmp_path / "out", **given)
+    assert 0 <= 10_000 - (tmp_path / "out/model.golf").stat().st_size < 256
+
+
 def test_train_makes_an_artifact_that_evaluate_takes(world: Path, tmp_path: Path) -> None:
-    sections = yaml.safe_load((world / "params.yaml").read_text())
-    sections["model"] |= {"num_layers": 2, "dim": 32, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
-    sections["model"] |= {"xsa_layers": 1, "bigram_buckets": 64, "bigram_dim": 16}
-    sections["train"] |= {"steps": 3, "batch_tokens": 256, "micro_batch_tokens": 128, "seq_len": 64}
-    sections["select"] |= {"tokens": 256, "seq_len": 64}
-    sections["quant"] |= {"calibration_tokens": 256, "heldout_tokens": 256, "seq_len": 64}
-    (tmp_path / "params.json").write_text(json.dumps(sections))
-    shards = tmp_path / "shards"
-    shutil.copytree(world / "data/shards", shards)
-    shutil.copy(shards / "val_000000.bin", shards / "heldout_000000.bin")
-    (shards / "shards.json").write_text(json.dumps({"vocab_size": VOCABULARY, "bos_id": 1, "splits": {}}))
-    given = {"artifact": None, "shards": shards, "params": tmp_path / "params.json", "seed": 5}
+    given = small_training(world, tmp_path)
     blobs = []
     for name in ("one", "two"):
         run(world, "train", out=tmp_path / name, **given)
@@ -112,3 +112,21 @@ def test_train_makes_an_artifact_that_evaluate_takes(world: Path, tmp_path: Path
     assert blobs[0] == blobs[1]
     run(world, "evaluate", artifact=tmp_path / "one/model.golf", out=tmp_path / "score")
     assert json.loads((tmp_path / "score/result.json").read_text())["final_bpb"] > 0
+
+
+def small_training(world: Path, tmp_path: Path, **changed: dict) -> dict:
+    """Arguments of a training of three steps, with ``changed`` parameters by section."""
+    sections = yaml.safe_load((world / "params.yaml").read_text())
+    sections["model"] |= {"num_layers": 2, "dim": 32, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
+    sections["model"] |= {"xsa_layers": 1, "bigram_buckets": 64, "bigram_dim": 16}
+    sections["train"] |= {"steps": 3, "batch_tokens": 256, "micro_batch_tokens": 128, "seq_len": 64}
+    sections["select"] |= {"tokens": 256, "seq_len": 64}
+    sections["quant"] |= {"calibration_tokens": 256, "heldout_tokens": 256, "seq_len": 64}
+    for section, values in changed.items():
+        sections[section] |= values
+    (tmp_path / "params.json").write_text(json.dumps(sections))
+    shards = tmp_path / "shards"
+    shutil.copytree(world / "data/shards", shards)
+    shutil.copy(shards / "val_000000.bin", shards / "heldout_000000.bin")
+    (shards / "shards.json").write_text(json.dumps({"vocab_size": VOCABULARY, "bos_id": 1, "splits": {}}))
+    return {"artifact": None, "shards": shards, "params": tmp_path / "params.json", "seed": 5}

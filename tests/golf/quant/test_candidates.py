@@ -79,6 +79,13 @@ def test_every_candidate_is_scored_before_and_after_and_the_best_after_wins(run:
     assert all(torch.equal(choice.state[name], value) for name, value in expected.items())
 
 
+def test_embeddings_are_judged_at_their_own_width(run: Path, heldout: HeldOut) -> None:
+    choice = choose(run, ("raw",), heldout, bits=4, clip_sigma=3.0, embed_bits=7, embed_clip_sigma=5.0)
+    state = load_state(run, "raw")
+    rounded = quantize_fast(state, tensor_groups(build(tiny.SPEC, state)), 4, 3.0, 7, 5.0, spec=tiny.SPEC)
+    assert choice.scores[0].post_bpb == bits_per_byte(build(tiny.SPEC, dequantize_model(rounded)), heldout)
+
+
 def test_an_average_that_wins_before_quantisation_and_loses_after_it_is_not_chosen(
     tmp_path: Path, heldout: HeldOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:

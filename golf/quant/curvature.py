@@ -1,0 +1,111 @@
+"""What an error in each matrix costs the model: the loss's curvature, from one backward pass over calibration text.
+
+By Gauss-Newton with the empirical Fisher matrix, an error D of the weights of a matrix with inputs x and outputs y
+raises the loss by ``1/2 sum_i g_i (D H D^T)_ii``: H is the mean of x x^T, and g_i that of the squared gradient of the
+loss by y_i, output i. Averaged over the outputs, g makes matrices comparable: the layer's own output error is not.
+
+A table that is looked up has its gradient's outer product for H, for one token in V at a time. The tied embedding is
+both: a table, and a matrix whose outputs are the logits. The head alone would put the table's errors where it does
+not look, and the first layer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from golf.model.linear import Embedding, Linear, TiedHead
+from golf.model.transformer import Transformer
+from golf.quant.hessian import tensor_name
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Of a model: what GPTQ should minimise, and how the matrices compare."""
+
+    hessians: dict[str, Tensor]  # by name, (C, C) fp64: those of the inputs, and those of the tables
+    gains: dict[str, float]  # by name: the loss is 1/2 gain times the sum over rows of d H d^T
+
+
+def curvature(model: Transformer, windows: Tensor, batch: int, hessians: Mapping[str, Tensor]) -> Curvature:
+    """The curvature of the loss on calibration text.
+
+    Args:
+        model: with its weights; left as it was.
+        windows: (N, T+1) int64 tokens.
+        batch: windows a pass.
+        hessians: of the matrices' inputs, :func:`golf.quant.hessian.collect`.
+
+    Returns:
+        for every matrix and table.
+    """
+    device = model.embed.weight.device
+    squares: dict[str, Tensor] = {}  # of the loss's gradient by a matrix's outputs, summed over tokens and outputs
+    outer: dict[str, Tensor] = {}  # of the gradient by what a table gives with itself, summed over tokens
+    tables = {id(module.weight): f"{name}.weight" for name, module in _tables(model)}
+    handles = [
+        module.register_forward_hook(partial(_watch, squares, tensor_name(name, module)))
+        for name, module in model.named_modules()
+        if isinstance(module, (Linear, TiedHead))
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad(), _Lookups(outer, tables):
+            for part in windows.split(batch):
+                tokens = part.to(device)
+                model(tokens[:, :-1], tokens[:, 1:]).sum().backward()
+                model.zero_grad(set_to_none=True)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    rows = {name: value.shape[0] for name, value in model.state_dict().items() if value.dim() == 2}
+    count = windows.shape[0] * (windows.shape[1] - 1)
+    combined, gains = dict(hessians), {name: float(total) / count for name, total in squares.items()}
+    for key in tables.values():
+        seen = outer[key] / count
+        combined[key] = gains[key] * combined[key] + seen if key in gains else seen
+        gains[key] = 1.0
+    return Curvature(combined, {name: gain / rows[name] for name, gain in gains.items()})
+
+
+def _tables(model: nn.Module) -> list[tuple[str, Embedding]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Embedding)]
+
+
+def _watch(squares: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+    """A forward hook: add the squares of the gradient by ``output``."""
+
+    def add(gradient: Tensor) -> None:
+        total = gradient.double().square().sum()
+        squares[name] = squares[name] + total if name in squares else total
+
+    output.register_hook(add)
+
+
+class _Lookups(TorchFunctionMode):
+    """Watches every lookup in a table, wherever in the model it stands."""
+
+    def __init__(self, outer: dict[str, Tensor], tables: Mapping[int, str]) -> None:
+        super().__init__()
+        self.outer, self.tables = outer, tables
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call ``function``; of a lookup, watch the gradient by its result."""
+        result = function(*args, **(kwargs or {}))
+        if function is F.embedding and id(args[1]) in self.tables:
+            result.register_hook(partial(self._add, self.tables[id(args[1])]))
+        return result
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        flat = gradient.reshape(-1, gradient.shape[-1]).float()
+        product = (flat.T @ flat).double()
+        self.outer[name] = self.outer[name] + product if name in self.outer else product
