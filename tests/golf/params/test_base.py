@@ -170,3 +170,20 @@ def test_not_text_at_all(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00quant")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load(Quant, path)
+
+
+def test_a_fixed_key_has_one_value_and_the_others_are_free() -> None:
+    """As in a program that was built for some parameters."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Made(Section):
+        SECTION = "made"
+        FIXED = ("shares",)
+        shares: tuple[float, ...] = (0.5,)
+        steps: int = 1
+
+    assert from_dict(Made, {"shares": [0.5], "steps": 7}) == Made(steps=7)
+    with pytest.raises(
+        ConfigError, match=r"made\.shares: found \[0\.25\], needed \(0\.5,\), which this program was built"
+    ):
+        from_dict(Made, {"shares": [0.25], "steps": 7})
