@@ -127,7 +127,7 @@ def decode(coded: bytes, model: bytes, sizes: Sequence[tuple[int, int]]) -> tupl
             entry = context >> 8 | symbol
             found = tables.ranges.take(entry)
             lane = (found >> 16) * (lane >> 16) + slot - (found & 0xFFFF)
-            short = np.flatnonzero(lane < LOW)
+            short = (lane < LOW).nonzero()[0]
             if word + len(short) > len(halves):
                 raise ValueError("it ends early")
             lane[short] = lane[short] << 16 | halves[word : word + len(short)]

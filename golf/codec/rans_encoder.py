@@ -13,6 +13,7 @@ import numpy as np
 from golf.codec.rans import LOW, MAX_BIN, MAX_SPAN, cumulative, make_tables, scale
 from golf.quant.trellis import trellis
 
+BLOCK = 64  # rows measured at a time: they stay in the cache
 KNOTS = 48  # up to 32 deviations
 ROUNDS = 12  # of expectation maximisation; the first few give nearly all
 SHAPE_BYTES = 40  # about what one more shape costs; a matrix that gains less takes another's
@@ -51,26 +52,36 @@ def measure(symbols: np.ndarray, states: int) -> Matrix:
         symbols: (R, C) int8, neither dimension 0.
         states: of the trellis that they belong to; 0: none.
     """
-    offset = _offsets(symbols, states)
-    squares = 2 * symbols.astype(np.int64) + offset
-    squares *= 16 * squares
-    rows = len(symbols)
-    mean = int(squares.mean())
-    weight = _bin_of(np.array(_prior_weight(squares)), 255)
-    middle = int(_bin_of(np.array(mean), MAX_BIN))
-    sums = np.cumsum(squares, axis=0)
-    sums -= squares
-    sums += int(scale(weight)) * int(scale(middle) + scale(middle + 1)) // 2
-    sums //= int(scale(weight)) + np.arange(rows)[:, None]
-    bins = _bin_of(sums, MAX_BIN)
-    span = min(int(np.abs(bins - middle).max()), MAX_SPAN, MAX_BIN - middle)
-    low, offsets = max(middle - span, 0), 2 if states else 1
+    rows, columns = symbols.shape
+    offset, offsets = _offsets(symbols, states), 2 if states else 1
+    points = symbols.view(np.uint8) + (offset.astype(np.uint16) << 8)
+    energies = (16 * (2 * np.arange(256).astype(np.int8).astype(np.int64) + np.arange(offsets)[:, None]) ** 2).reshape(
+        -1
+    )
+    blocks = range(0, rows, BLOCK)
+    sums = sum(energies.take(points[start : start + BLOCK]).sum(axis=0) for start in blocks)
+    seen = np.bincount(points.reshape(-1), minlength=len(energies))
+    middle = int(_bin_of(np.array(int(sums.sum()) // symbols.size), MAX_BIN))
+    weight = int(_bin_of(np.array(_prior_weight(sums / rows, float(seen @ energies**2) / symbols.size, rows)), 255))
+    known = int(scale(weight))
+    sums = np.full(columns, known * int(scale(middle) + scale(middle + 1)) // 2)
+    bins = np.empty(symbols.shape, np.uint8)
+    for start in blocks:
+        squares = energies.take(points[start : start + BLOCK])
+        until = np.cumsum(squares, axis=0) + sums
+        sums = until[-1].copy()
+        until -= squares
+        until //= known + start + np.arange(len(until))[:, None]
+        bins[start : start + BLOCK] = _bin_of(until, MAX_BIN)
+    span = min(max(int(bins.max()) - middle, middle - int(bins.min())), MAX_SPAN, MAX_BIN - middle)
+    low = max(middle - span, 0)
     np.clip(bins, low, middle + span, out=bins)
-    entries = (((bins - low) * offsets + offset) << 8 | symbols.view(np.uint8)).astype(np.uint16)
+    entries = (bins - np.uint8(low)).astype(np.uint16) * (256 * offsets)
+    entries += points
     extent = (middle + span + 1 - low, offsets, 256)
     counts = np.bincount(entries.reshape(-1), minlength=np.prod(extent)).reshape(extent)
     reach = max(1, -int(symbols.min()), int(symbols.max()) + 1)
-    return Matrix(entries, counts, middle, int(weight), span, reach)
+    return Matrix(entries, counts, middle, weight, span, reach)
 
 
 def fit_shapes(matrices: Sequence[Matrix]) -> tuple[list[np.ndarray], list[int]]:
@@ -123,7 +134,7 @@ def encode(
             found = ranges.take(row)
             frequency = found >> 16
             lane = x[:columns]
-            full = np.flatnonzero(lane >= frequency << 32)
+            full = (lane >= frequency << 32).nonzero()[0]
             words.append(lane[full].astype("<u2"))
             lane[full] >>= 16
             quotient = lane // frequency
@@ -153,18 +164,20 @@ def _offsets(symbols: np.ndarray, states: int) -> np.ndarray:
     return found
 
 
-def _prior_weight(squares: np.ndarray) -> int:
+def _prior_weight(means: np.ndarray, fourth: float, rows: int) -> int:
     """How many rows the matrix's mean counts for when a column's own energy is learnt.
 
     With v the variance of the columns' true energies and k that of a square about its column's, both relative to the
     squared mean, the linear estimate of least error weighs the mean as k / v rows.
+
+    Args:
+        means: (C,) mean squares of the columns.
+        fourth: mean of the squared squares.
+        rows: that the means are over.
     """
-    rows, columns = squares.shape
-    means = squares.mean(axis=0)
-    total = float((means**2).sum())
-    if total == 0 or columns == 1:
+    if len(means) == 1 or not fourth:
         return 1
-    within = float((squares.astype(np.float64) ** 2).mean(axis=0).sum() / total - 1)
+    within = fourth / float((means**2).mean()) - 1
     between = float(means.var() / means.mean() ** 2) - within / rows
     return int(np.clip(within / max(between, 1e-4), 2, 4096))
 
