@@ -21,7 +21,7 @@ from golf.quant.trellis import PARITY_CHECKS, trellis
 LOW = 1 << 32  # a state is at least this, and below 2^48
 SLOTS = 1 << 16  # probabilities are multiples of 1 / SLOTS
 FIELDS = 5  # bytes that describe a matrix
-MAX_LANES, MAX_ROWS, MAX_MATRICES = 1 << 16, 1 << 20, 1 << 11  # bound the time and the memory a stream can ask for
+MAX_LANES, MAX_ROWS, MAX_MATRICES = 1 << 16, 1 << 20, 1 << 10  # bound the time and the memory a stream can ask for
 MAX_BIN, MAX_SPAN = 144, 32
 MAX_KNOTS, MAX_MASS = 64, 245_760  # scale(127): no sum of them overflows
 
