@@ -12,6 +12,8 @@ from golf.codec.codecs import encode as encode_stream
 from golf.codec.lanes import CARRIED, FRAME, STATE, fits, lanes_of
 from golf.codec.rans_encoder import Matrix, describe, encode, fit_shapes, measure
 from golf.codec.streams import ArraySpec
+from golf.quant.trellis import PARITY_CHECKS
+from golf.runtime.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,14 @@ class Joint:
 def measure_groups(
     groups: Sequence[Sequence[ArraySpec]], arrays: Mapping[str, np.ndarray], states: int
 ) -> tuple[dict[int, list[Matrix]], dict[int, float]]:
-    """The groups that can share the stream, as the coder sees them, and the seconds that each took."""
+    """The groups that can share the stream, as the coder sees them, and the seconds that each took.
+
+    Raises:
+        DataError: there is no trellis of that many states.
+    """
+    if states != 0 and states not in PARITY_CHECKS:
+        known = ", ".join(map(str, PARITY_CHECKS))
+        raise DataError(f"artifact metadata: found a trellis of {states!r} states, needed 0 or one of {known}")
     found: dict[int, list[Matrix]] = {}
     seconds: dict[int, float] = {}
     for i, group in enumerate(groups):

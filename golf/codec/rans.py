@@ -87,7 +87,7 @@ def make_tables(first: np.ndarray, mean: int, span: int, reach: int) -> Tables:
     )
 
 
-def decode(coded: bytes, model: bytes, sizes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def decode(coded: bytes | memoryview, model: bytes, sizes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of all matrices, and what the lanes carried.
 
     Args:
@@ -105,7 +105,7 @@ def decode(coded: bytes, model: bytes, sizes: Sequence[tuple[int, int]]) -> tupl
     offset, successor = trellis(states) if states else (np.zeros(1, np.int64), np.zeros((1, 2), np.int64))
     offset, successor = offset * SLOTS, successor.reshape(-1)
     lanes = max(columns for _, columns in sizes)
-    halves = np.frombuffer(coded, "<u2", (len(coded) - 6 * lanes) // 2, 6 * lanes).astype(np.int64)
+    halves = np.frombuffer(coded, "<u2", (len(coded) - 6 * lanes) // 2, 6 * lanes)
     x = np.frombuffer(coded, "<u2", 3 * lanes).reshape(3, lanes).astype(np.int64)
     x = x[0] | x[1] << 16 | x[2] << 32
     out = np.empty(sum(rows * columns for rows, columns in sizes), np.uint8)

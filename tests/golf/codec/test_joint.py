@@ -40,12 +40,12 @@ def blob() -> bytes:
 @pytest.mark.parametrize("steps", [1, 200, 4000])  # the lanes carry all that follows, about all, its beginning
 def test_it_comes_back(trellis: int, steps: int) -> None:
     arrays = model(steps)
-    coded, reports = encode({}, arrays, trellis=trellis)
+    coded, reports = encode({}, arrays, ["rans", "brotli"], trellis=trellis)
     _, found = decode(coded)
     assert found.keys() == arrays.keys()
     assert all(found[k].dtype == arrays[k].dtype and (found[k] == arrays[k]).all() for k in arrays)
     assert all(array.flags.writeable and array.flags.c_contiguous for array in found.values())
-    assert encode({}, arrays, trellis=trellis)[0] == coded
+    assert encode({}, arrays, ["rans", "brotli"], trellis=trellis)[0] == coded
     lines = {report.name: report.codec for report in reports}
     assert lines["a.0.codes"] == lines["embed"] == lines[SHARED] == "rans"
 
@@ -90,6 +90,12 @@ def test_what_is_no_int8_matrix_stays_alone() -> None:
         "wide": bell(200, 100).astype("i2"),
     }
     assert not [report for report in encode({}, arrays)[1] if report.codec == "rans"]
+
+
+@pytest.mark.parametrize("states", [1, 7, -4, 8.5, "8", None])
+def test_a_trellis_that_is_none_is_refused(states: Any) -> None:
+    with pytest.raises(DataError, match=r"trellis of .* states, needed 0 or one of 4, 8, 16, 32"):
+        encode({}, {"a": bell(64, 64)}, ["rans"], trellis=states)
 
 
 def test_truncations_and_flipped_bits(blob: bytes) -> None:
