@@ -52,36 +52,40 @@ def measure(symbols: np.ndarray, states: int) -> Matrix:
         symbols: (R, C) int8, neither dimension 0.
         states: of the trellis that they belong to; 0: none.
     """
-    rows, columns = symbols.shape
     offset, offsets = _offsets(symbols, states), 2 if states else 1
     points = symbols.view(np.uint8) + (offset.astype(np.uint16) << 8)
-    energies = (16 * (2 * np.arange(256).astype(np.int8).astype(np.int64) + np.arange(offsets)[:, None]) ** 2).reshape(
-        -1
-    )
-    blocks = range(0, rows, BLOCK)
-    sums = sum(energies.take(points[start : start + BLOCK]).sum(axis=0) for start in blocks)
-    seen = np.bincount(points.reshape(-1), minlength=len(energies))
-    middle = int(_bin_of(np.array(int(sums.sum()) // symbols.size), MAX_BIN))
-    weight = int(_bin_of(np.array(_prior_weight(sums / rows, float(seen @ energies**2) / symbols.size, rows)), 255))
-    known = int(scale(weight))
-    sums = np.full(columns, known * int(scale(middle) + scale(middle + 1)) // 2)
-    bins = np.empty(symbols.shape, np.uint8)
-    for start in blocks:
-        squares = energies.take(points[start : start + BLOCK])
-        until = np.cumsum(squares, axis=0) + sums
-        sums = until[-1].copy()
-        until -= squares
-        until //= known + start + np.arange(len(until))[:, None]
-        bins[start : start + BLOCK] = _bin_of(until, MAX_BIN)
-    span = min(max(int(bins.max()) - middle, middle - int(bins.min())), MAX_SPAN, MAX_BIN - middle)
-    low = max(middle - span, 0)
-    np.clip(bins, low, middle + span, out=bins)
+    levels = 2 * np.arange(256).astype(np.int8).astype(np.int64) + np.arange(offsets)[:, None]
+    squares = (16 * levels**2).reshape(-1)
+    sums = sum(squares.take(points[start : start + BLOCK]).sum(axis=0) for start in range(0, len(points), BLOCK))
+    fourth = float(np.bincount(points.reshape(-1), minlength=len(squares)) @ squares.astype(np.float64) ** 2)
+    mean = int(_bin_of(np.array(int(sums.sum()) // symbols.size), MAX_BIN))
+    prior = _prior_weight(sums / len(points), fourth / symbols.size, len(points))
+    weight = int(_bin_of(np.array(prior), 255))
+    bins = _bins(squares, points, mean, weight)
+    span = min(max(int(bins.max()) - mean, mean - int(bins.min())), MAX_SPAN, MAX_BIN - mean)
+    low = max(mean - span, 0)
+    np.clip(bins, low, mean + span, out=bins)
     entries = (bins - np.uint8(low)).astype(np.uint16) * (256 * offsets)
     entries += points
-    extent = (middle + span + 1 - low, offsets, 256)
+    extent = (mean + span + 1 - low, offsets, 256)
     counts = np.bincount(entries.reshape(-1), minlength=np.prod(extent)).reshape(extent)
     reach = max(1, -int(symbols.min()), int(symbols.max()) + 1)
-    return Matrix(entries, counts, middle, weight, span, reach)
+    return Matrix(entries, counts, mean, weight, span, reach)
+
+
+def _bins(squares: np.ndarray, points: np.ndarray, mean: int, weight: int) -> np.ndarray:
+    """The bin of each column's energy as the decoder knows it before a row: (R, C) uint8."""
+    known = int(scale(weight))
+    sums = np.full(points.shape[1], known * int(scale(mean) + scale(mean + 1)) // 2)
+    bins = np.empty(points.shape, np.uint8)
+    for start in range(0, len(points), BLOCK):
+        own = squares.take(points[start : start + BLOCK])
+        until = np.cumsum(own, axis=0) + sums
+        sums = until[-1].copy()
+        until -= own
+        until //= known + start + np.arange(len(until))[:, None]
+        bins[start : start + BLOCK] = _bin_of(until, MAX_BIN)
+    return bins
 
 
 def fit_shapes(matrices: Sequence[Matrix]) -> tuple[list[np.ndarray], list[int]]:

@@ -12,7 +12,7 @@ class Compress(Section):
 
     SECTION: ClassVar[str] = "compress"
 
-    codecs: tuple[str, ...] = ("rans", "brotli", "lzma", "zstd")
+    codecs: tuple[str, ...] = ("rans", "brotli", "lzma", "zstd")  # rans: int8 matrices, in one stream that they share
     layouts: tuple[str, ...] = ("row", "column", "split")  # row-major, column-major, bytes of a word apart
 
     def __post_init__(self) -> None:
