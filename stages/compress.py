@@ -1,7 +1,8 @@
 """Code the quantised weights into one artifact: the smallest of every codec and layout, stream by stream.
 
 Reads ``runs/quantize/SEED``; writes ``runs/compress/SEED/model.golf`` (decoded again and compared before it is kept),
-``streams.csv`` beside it with what each alternative would have cost, and ``reports/compress/SEED.json``.
+``streams.csv`` beside it with what each alternative would have cost, ``reports/compress/SEED.json``, and the table of
+alternatives with their seconds, ``reports/timing/compress/SEED.csv``.
 
     python -m stages.compress --seed 42
 """
@@ -11,14 +12,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from golf.codec.alternatives import alternatives
 from golf.codec.artifact import encode_arrays, summary, table
 from golf.params.base import load
 from golf.params.compress import Compress
 from golf.quant.stored import read_arrays
 from golf.runtime.errors import run_main
-from golf.runtime.files import whole_directory
+from golf.runtime.files import whole_directory, write_bytes
 from golf.runtime.progress import Progress
-from golf.runtime.report import Stopwatch, write_report, write_timing
+from golf.runtime.report import Stopwatch, timing_path, write_report, write_timing
 
 
 def main() -> None:
@@ -37,6 +39,7 @@ def main() -> None:
         (folder / "model.golf").write_bytes(blob)
         (folder / "streams.csv").write_text(table(reports), encoding="utf-8")
     write_report("compress", {"seed": seed, **summary(blob, reports)}, seed=seed)
+    write_bytes(timing_path("compress", seed).with_suffix(".csv"), alternatives(reports).encode())
     write_timing("compress", watch, seed=seed)
 
 

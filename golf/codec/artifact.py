@@ -23,7 +23,7 @@ def encode_arrays(
     Raises:
         FairwayError: what comes back is not what went in.
     """
-    blob, reports = encode(metadata, arrays, config.codecs, config.layouts, on_stream)
+    blob, reports = encode(metadata, arrays, config.codecs, config.layouts, on_stream, metadata.get("trellis", 0))
     found_metadata, found = decode(blob)
     different = [name for name, array in arrays.items() if name not in found or not _same(array, found[name])]
     if different or found_metadata != metadata or len(found) != len(arrays):
@@ -35,7 +35,9 @@ def summary(blob: bytes, reports: list[StreamReport]) -> dict[str, Any]:
     """The artifact in a dozen numbers: bytes, order-0 entropy, and how many streams each codec won."""
     coded = sum(report.coded_bytes for report in reports)
     entropy = sum(report.entropy_bytes for report in reports)
-    winners = {name: sum(report.codec == name for report in reports) for name in ("brotli", "lzma", "zstd", "stored")}
+    winners = {
+        name: sum(report.codec == name for report in reports) for name in ("rans", "brotli", "lzma", "zstd", "stored")
+    }
     return {
         "artifact_bytes": len(blob),
         "header_bytes": len(blob) - coded,
@@ -50,10 +52,11 @@ def summary(blob: bytes, reports: list[StreamReport]) -> dict[str, Any]:
 def table(reports: list[StreamReport]) -> str:
     """CSV: one line a stream, the alternatives in the last columns."""
     tries = list(dict.fromkeys(key for report in reports for key in report.tried))
-    lines = [",".join(["stream", "arrays", "raw", "coded", "codec", "layout", "entropy", "ratio", *tries])]
+    fixed_columns = ["stream", "arrays", "raw", "coded", "codec", "layout", "entropy", "conditional", "ratio"]
+    lines = [",".join([*fixed_columns, *tries])]
     for report in reports:
         fixed = [report.name, report.arrays, report.raw_bytes, report.coded_bytes, report.codec, report.layout]
-        rates = [f"{report.entropy_bytes:.1f}", f"{report.ratio:.5f}"]
+        rates = [f"{report.entropy_bytes:.1f}", f"{report.conditional_bytes:.1f}", f"{report.ratio:.5f}"]
         lines.append(",".join(map(str, [*fixed, *rates, *(report.tried.get(key, "") for key in tries)])))
     return "\n".join(lines) + "\n"
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ import numpy as np
 from golf.codec.checksum import crc32c
 from golf.codec.codecs import decode as decode_stream
 from golf.codec.codecs import encode as encode_stream
+from golf.codec.joint import choose, join, measure_groups
+from golf.codec.lanes import CARRIED, RANS, fits, lanes_of
+from golf.codec.lanes import read as read_lanes
+from golf.codec.rans_encoder import Matrix
 from golf.codec.streams import (
     DTYPES,
     LAYOUTS,
@@ -50,11 +55,16 @@ FIXED = struct.Struct("<4sBBII")
 CRC = struct.Struct("<I")
 MAX_HEADER = 1 << 22  # bytes, decoded
 MAX_DECODED = 1 << 30  # bytes of all arrays together
+SHARED = "lanes and tables"
 
 
 @dataclass(frozen=True)
 class StreamReport:
-    """How a stream was coded, and what the alternatives would have cost."""
+    """How a stream was coded, and what the alternatives would have cost.
+
+    Matrices that share the rANS stream have a line for each stream that they would have been, and the line
+    :data:`SHARED` holds what the sharing takes: lanes and tables, less what the lanes carry.
+    """
 
     name: str
     arrays: int  # arrays in the stream
@@ -63,7 +73,9 @@ class StreamReport:
     codec: str
     layout: str
     entropy_bytes: float  # order-0, summed over the arrays
+    conditional_bytes: float  # the same given the context of rans; order-0 where it codes nothing
     tried: dict[str, int]  # "codec/layout" -> bytes
+    seconds: dict[str, float]  # the same -> CPU seconds of the encoder
 
     @property
     def ratio(self) -> float:
@@ -80,21 +92,40 @@ class _Stream:
     specs: tuple[ArraySpec, ...]
 
 
+@dataclass
+class _Tried:
+    """What was tried for a group of arrays; of the coded bytes only the fewest are kept."""
+
+    codec: str = ""
+    layout: str = ""
+    coded: bytes = b""
+    sizes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, codec: str, layout: str, coded: bytes, seconds: float) -> None:
+        if not self.codec or len(coded) < len(self.coded):
+            self.codec, self.layout, self.coded = codec, layout, coded
+        key = f"{codec}/{layout}"
+        self.sizes[key], self.seconds[key] = len(coded), seconds
+
+
 def encode(
     metadata: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
-    codecs: Sequence[str] = ("brotli", "lzma", "zstd"),
+    codecs: Sequence[str] = ("rans", "brotli", "lzma", "zstd"),
     layouts: Sequence[str] = LAYOUTS,
     on_stream: Callable[[int], None] | None = None,
+    trellis: int = 0,
 ) -> tuple[bytes, list[StreamReport]]:
     """Code every stream with every codec on every layout, and keep the smallest; the same input gives the same bytes.
 
     Args:
         metadata: JSON values, returned by :func:`decode` as they are.
-        arrays: name -> array of one of :data:`DTYPES`; their order is kept.
-        codecs: names of :data:`golf.codec.codecs.CODECS`; ``stored`` is always tried.
+        arrays: name -> array of one of :data:`DTYPES`.
+        codecs: ``rans`` and names of :data:`golf.codec.codecs.CODECS`; ``stored`` is always tried.
         layouts: names of :data:`LAYOUTS`.
         on_stream: called with the raw bytes of each stream when it is coded.
+        trellis: states of the trellis that int8 matrices are symbols of (:mod:`golf.quant.trellis`); 0: none.
 
     Returns:
         The artifact, and a report a stream.
@@ -106,29 +137,41 @@ def encode(
     groups = plan([spec_of(name, array) for name, array in arrays.items()])
     with ThreadPoolExecutor(_threads()) as pool:  # the compressors release the interpreter's lock
         jobs = [
-            [
-                (codec, layout, pool.submit(_code, group, arrays, codec, layout))
-                for codec, layout in _tries(group, codecs, layouts)
-            ]
-            for group in groups
+            (i, codec, layout, pool.submit(_code, group, arrays, codec, layout))
+            for i, group in enumerate(groups)
+            for codec, layout in _tries(group, codecs, layouts)
         ]
-        streams, reports, bodies = [], [], []
-        for group, job in zip(groups, jobs, strict=True):
-            results = [(codec, layout, future.result()) for codec, layout, future in job]
-            codec, layout, coded = min(results, key=lambda result: len(result[2]))
-            crc = crc32c(coded)
-            for spec in group:
-                crc = crc32c(row_bytes(arrays[spec.name]), crc)
-            raw = sum(spec.bytes for spec in group)
-            streams.append(_Stream(codec, layout, len(coded), crc, tuple(group)))
-            bodies.append(coded)
-            entropy = sum(entropy_bytes(arrays[spec.name]) for spec in group)
-            tried = {f"{name}/{order}": len(result) for name, order, result in results}
-            reports.append(StreamReport(stream_name(group), len(group), raw, len(coded), codec, layout, entropy, tried))
-            job.clear()
-            if on_stream is not None:
-                on_stream(raw)
-    return b"".join((_write_header(metadata, streams), *bodies)), reports
+        measured, seconds = measure_groups(groups, arrays, trellis) if RANS in codecs else ({}, {})
+        joint = join(measured)
+        tried = [_Tried() for _ in groups]
+        while jobs:
+            i, codec, layout, job = jobs.pop(0)
+            tried[i].add(codec, layout, *job.result())
+            if on_stream is not None and (not jobs or jobs[0][0] != i):
+                on_stream(sum(spec.bytes for spec in groups[i]))
+    chosen = choose([len(best.coded) for best in tried], groups, joint.sizes)
+    for i, size in joint.sizes.items():
+        tried[i].sizes["rans/row"], tried[i].seconds["rans/row"] = ceil(size), seconds[i]
+    if len(chosen) < len(measured):
+        joint = join({i: measured[i] for i in chosen})
+        for i, size in joint.sizes.items():
+            tried[i].sizes["rans/row"] = ceil(size)
+    alone = [i for i in range(len(groups)) if i not in joint.groups]
+    streams = [_stream(tried[i].codec, tried[i].layout, tried[i].coded, groups[i], arrays) for i in alone]
+    body = b"".join(tried[i].coded for i in alone)
+    reports = [
+        _report(group, arrays, best, joint.groups.get(i))
+        for i, (group, best) in enumerate(zip(groups, tried, strict=True))
+    ]
+    if chosen:
+        start = time.thread_time()
+        coded, carried = joint.encode(trellis, body)
+        streams.insert(0, _stream(RANS, "row", coded, [spec for i in chosen for spec in groups[i]], arrays))
+        body = coded + body[carried:]
+        overhead = len(coded) - carried - sum(reports[i].coded_bytes for i in chosen)
+        sizes, spent = {"rans/row": overhead}, {"rans/row": time.thread_time() - start}
+        reports.append(StreamReport(SHARED, 0, 0, overhead, RANS, "row", 0.0, 0.0, sizes, spent))
+    return _write_header(metadata, streams) + body, reports
 
 
 def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -145,14 +188,28 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
     declared = sum(spec.bytes for stream in streams for spec in stream.specs)
     if declared > limit:
         raise DataError(f"artifact: declares {declared:,} bytes of arrays, needed at most {limit:,}")
+    body = blob[start:]
+    carried = _carried(streams)
     coded_bytes = sum(stream.coded_bytes for stream in streams)
-    if coded_bytes != len(blob) - start:
-        raise DataError(f"artifact: streams of {coded_bytes:,} bytes declared, {len(blob) - start:,} found")
+    if coded_bytes != len(body) + carried:
+        raise DataError(f"artifact: streams of {coded_bytes - carried:,} bytes declared, {len(body):,} found")
     arrays: dict[str, np.ndarray] = {}
+    start = 0
     for stream in streams:
-        coded = blob[start : start + stream.coded_bytes]
+        coded = body[start : start + stream.coded_bytes]
         start += stream.coded_bytes
-        arrays.update(_read_stream(stream, coded))
+        where = f"artifact stream {stream_name(stream.specs)}"
+        if stream.codec == RANS:
+            found, rides = read_lanes(stream.specs, coded, where)
+            if any(rides[carried:]):
+                raise DataError(f"{where}: its lanes carry more than follows it")
+            body, start = rides[:carried] + body[start:], 0
+        else:
+            data = decode_stream(stream.codec, coded, sum(spec.bytes for spec in stream.specs), where)
+            found = unlay(stream.specs, data, stream.layout)
+        if _checksum(coded, found) != stream.crc:
+            raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")
+        arrays.update({spec.name: array for spec, array in zip(stream.specs, found, strict=True)})
     return metadata, arrays
 
 
@@ -171,12 +228,34 @@ def _threads() -> int:
 
 
 def _tries(group: Sequence[ArraySpec], codecs: Sequence[str], layouts: Sequence[str]) -> list[tuple[str, str]]:
-    tries = [(codec, layout) for layout in layouts_of(group, layouts) for codec in codecs if codec != "stored"]
+    apart = {"stored", RANS}
+    tries = [(codec, layout) for layout in layouts_of(group, layouts) for codec in codecs if codec not in apart]
     return [("stored", "row"), *tries]
 
 
-def _code(group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], codec: str, layout: str) -> bytes:
-    return encode_stream(codec, lay(group, arrays, layout))
+def _code(group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], codec: str, layout: str) -> tuple[bytes, float]:
+    start = time.thread_time()
+    return encode_stream(codec, lay(group, arrays, layout)), time.thread_time() - start
+
+
+def _stream(
+    codec: str, layout: str, coded: bytes, specs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray]
+) -> _Stream:
+    crc = _checksum(coded, (arrays[spec.name] for spec in specs))
+    return _Stream(codec, layout, len(coded), crc, tuple(specs))
+
+
+def _report(
+    group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], tried: _Tried, shared: Sequence[Matrix] | None
+) -> StreamReport:
+    raw, entropy = sum(spec.bytes for spec in group), sum(entropy_bytes(arrays[spec.name]) for spec in group)
+    coded, codec, layout, conditional = len(tried.coded), tried.codec, tried.layout, entropy
+    if shared is not None:
+        coded, codec, layout = tried.sizes["rans/row"], RANS, "row"
+        conditional = sum(matrix.conditional_bytes for matrix in shared)
+    return StreamReport(
+        stream_name(group), len(group), raw, coded, codec, layout, entropy, conditional, tried.sizes, tried.seconds
+    )
 
 
 def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> bytes:
@@ -232,7 +311,7 @@ def _read_index(index: Any) -> list[_Stream]:
         raise DataError("artifact index: not a list of streams")
     for i, entry in enumerate(index):
         stream = _parse_stream(entry)
-        if stream is None or any(spec.name in names for spec in stream.specs):
+        if stream is None or any(spec.name in names for spec in stream.specs) or (i and stream.codec == RANS):
             raise DataError(f"artifact index: stream {i} is not [codec, layout, bytes, CRC, arrays] of new arrays")
         names.update(spec.name for spec in stream.specs)
         streams.append(stream)
@@ -246,6 +325,8 @@ def _parse_stream(entry: Any) -> _Stream | None:
             names = {spec.name for spec in specs}
             flat = any(len(spec.shape) != 2 for spec in specs)
             known = layout in LAYOUTS and not (flat and layout == "column")
+            if codec == RANS:
+                known = layout == "row" and fits(specs)
             if known and coded_bytes >= 0 and len(names) == len(items) and len({spec.dtype for spec in specs}) == 1:
                 return _Stream(codec, layout, coded_bytes, crc, specs)
     return None
@@ -260,13 +341,15 @@ def _parse_array(item: Any) -> ArraySpec | None:
     return None
 
 
-def _read_stream(stream: _Stream, coded: bytes) -> dict[str, np.ndarray]:
-    where = f"artifact stream {stream_name(stream.specs)}"
-    data = decode_stream(stream.codec, coded, sum(spec.bytes for spec in stream.specs), where)
-    arrays = unlay(stream.specs, data, stream.layout)
+def _carried(streams: Sequence[_Stream]) -> int:
+    """Bytes of the other streams that ride in the lanes of the first."""
+    if not streams or streams[0].codec != RANS:
+        return 0
+    return min(CARRIED * lanes_of(streams[0].specs), sum(stream.coded_bytes for stream in streams[1:]))
+
+
+def _checksum(coded: bytes, arrays: Iterable[np.ndarray]) -> int:
     crc = crc32c(coded)
     for array in arrays:
         crc = crc32c(row_bytes(array), crc)
-    if crc != stream.crc:
-        raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")
-    return {spec.name: array for spec, array in zip(stream.specs, arrays, strict=True)}
+    return crc

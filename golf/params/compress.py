@@ -12,10 +12,10 @@ class Compress(Section):
 
     SECTION: ClassVar[str] = "compress"
 
-    codecs: tuple[str, ...] = ("brotli", "lzma", "zstd")
+    codecs: tuple[str, ...] = ("rans", "brotli", "lzma", "zstd")  # rans: int8 matrices, in one stream that they share
     layouts: tuple[str, ...] = ("row", "column", "split")  # row-major, column-major, bytes of a word apart
 
     def __post_init__(self) -> None:
-        for key, known in (("codecs", {"brotli", "lzma", "zstd"}), ("layouts", {"row", "column", "split"})):
+        for key, known in (("codecs", {"rans", "brotli", "lzma", "zstd"}), ("layouts", {"row", "column", "split"})):
             value = getattr(self, key)
             self.require(bool(value) and set(value) <= known, key, f"some of {sorted(known)}", f"[{sorted(known)[0]}]")

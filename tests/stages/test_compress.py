@@ -28,6 +28,10 @@ def test_it_writes_the_artifact_the_table_and_the_report(world: Path) -> None:
     assert len(numbers) <= 12
     with (folder / "streams.csv").open() as file:
         assert sum(int(row["coded"]) for row in csv.DictReader(file)) == len(blob) - numbers["header_bytes"]
+    with (world / f"reports/timing/compress/{SEED}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["codec"] for row in rows} == {"stored", "rans", "brotli", "lzma", "zstd"}
+    assert sum(row["kept"] == "1" for row in rows) == len({row["stream"] for row in rows})
     again = stage("compress", world, f"--seed={SEED}")
     assert again.returncode == 0
     assert (folder / "model.golf").read_bytes() == blob
