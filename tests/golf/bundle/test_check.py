@@ -9,42 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from golf.bundle import check
 from golf.bundle.check import recount
-from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
-from golf.params.compress import Compress
-from golf.quant.quantized import load
 from golf.runtime.errors import ConfigError, MissingInput
-from tests.programs import shipped
-from tests.stages.world import SEED, make
+from tests.programs import arguments, shipped, with_artifact
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make(tmp_path_factory.mktemp("verbs"), audit={"tokens": 1000, "positions": 2})
-    blob, _ = encode_model(load(folder / f"runs/quantize/{SEED}"), Compress(codecs=("zstd",), layouts=("row",)))
-    (folder / "model.golf").write_bytes(blob)
+    folder = with_artifact(tmp_path_factory.mktemp("check"))
     (folder / "train_gpt.py").write_bytes(shipped())
-    sections = yaml.safe_load((folder / "params.yaml").read_text())
-    chosen = {name: sections[name] for name in ("eval", "audit", "hardware")}
-    (folder / "params.json").write_text(json.dumps(chosen))
     return folder
 
 
 def run(world: Path, verb: str, **options: object) -> None:
-    given = {
-        "program": world / "train_gpt.py",
-        "artifact": world / "model.golf",
-        "shards": world / "data/shards",
-        "bytes": world / "data/tokenizer/bytes.safetensors",
-        "params": world / "params.json",
-        **options,
-    }
-    arguments = [f"--{key}={value}" for key, value in given.items() if value is not None]
-    check.run(check.parser().parse_args([verb, *arguments]))
+    check.run(check.parser().parse_args(arguments(world, verb, **{"program": world / "train_gpt.py", **options})))
 
 
 def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> None:

@@ -9,36 +9,20 @@ import torch
 import yaml
 
 from golf.bundle import program
-from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
-from golf.params.compress import Compress
-from golf.quant.quantized import load
 from golf.runtime.errors import DataError, FairwayError, MissingInput
-from tests.stages.world import SEED, VOCABULARY, make
+from tests.programs import arguments, with_artifact
+from tests.stages.world import VOCABULARY
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make(tmp_path_factory.mktemp("verbs"), audit={"tokens": 1000, "positions": 2})
-    blob, _ = encode_model(load(folder / f"runs/quantize/{SEED}"), Compress(codecs=("zstd",), layouts=("row",)))
-    (folder / "model.golf").write_bytes(blob)
-    sections = yaml.safe_load((folder / "params.yaml").read_text())
-    chosen = {name: sections[name] for name in ("eval", "audit", "hardware")}
-    (folder / "params.json").write_text(json.dumps(chosen))
-    return folder
+    return with_artifact(tmp_path_factory.mktemp("verbs"))
 
 
 def run(world: Path, verb: str, **options: object) -> None:
-    given = {
-        "artifact": world / "model.golf",
-        "shards": world / "data/shards",
-        "bytes": world / "data/tokenizer/bytes.safetensors",
-        "params": world / "params.json",
-        **options,
-    }
-    arguments = [f"--{key}={value}" for key, value in given.items() if value is not None]
-    program.run(program.parser().parse_args([verb, *arguments]))
+    program.run(program.parser().parse_args(arguments(world, verb, **options)))
 
 
 def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_path: Path) -> None:
