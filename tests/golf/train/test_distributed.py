@@ -86,7 +86,8 @@ def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_pat
     assert last is not None
     alone = train(make_config(tmp_path, **clocked))
     assert alone.clock == "stretched x4"
-    assert alone.timing["clock_seconds"] > last.rank_seconds > 0.4, "one rank has used more of its longer budget"
+    # Where steps are slow the last checkpoint may stand at the end of the budget, which is the same for one rank.
+    assert alone.timing["clock_seconds"] >= round(last.rank_seconds, 3) > 0.4, "it goes on from what the two had spent"
 
 
 EXCHANGES = """
