@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.train_step import configuration
 from golf.data.bytecount import ByteTable
+from golf.model.weights import ModelSpec
 from golf.quant.candidates import choose
 from golf.quant.heldout import HeldOut, read_heldout
 from golf.runtime.device import prepare
@@ -85,19 +86,21 @@ def main() -> None:
 
 def heldout_text(config: TrainConfig, table: ByteTable, tokens: int) -> HeldOut:
     """The text that every run is scored on."""
-    from golf.model.weights import ModelSpec
-
     spec = ModelSpec(config.model, config.vocab_size)
     return read_heldout(config.shards, table, tokens=tokens, seq_len=config.train.seq_len, spec=spec)
 
 
 def score(config: TrainConfig, heldout: HeldOut) -> Score:
     """Train one seed; the candidate that wins after quantisation on the grid that late QAT trains on."""
-    bits, clip = config.train.qat_bits, config.train.qat_clip_sigma
+    grid = config.train
     with tempfile.TemporaryDirectory(prefix="fairway-ablation-") as folder:
         train(replace(config, out=Path(folder), checkpoints=None))
         device = prepare(config.hardware)
-        choice = choose(folder, ["raw", "ema", "swa", "soup"], heldout, bits=bits, clip_sigma=clip, device=device)
+        choice = choose(
+            folder, ["raw", "ema", "swa", "soup"], heldout,
+            bits=grid.qat_bits, clip_sigma=grid.qat_clip_sigma,
+            embed_bits=grid.qat_embed_bits, embed_clip_sigma=grid.qat_embed_clip_sigma, device=device,
+        )  # fmt: skip
     best = next(each for each in choice.scores if each.name == choice.name)
     return Score(best.pre_bpb, best.post_bpb)
 

@@ -22,10 +22,9 @@ from golf.params.base import check_every_section, load
 from golf.params.budget import Budget
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
-from golf.quant.curvature import curvature
+from golf.quant.curvature import calibrate
 from golf.quant.fit import Fitted, fit
 from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
-from golf.quant.hessian import collect
 from golf.quant.model import Quantizer, check_state, summary, write_table
 from golf.quant.quantized import QuantizedModel, dequantize_model, save
 from golf.runtime.apart import ask
@@ -58,17 +57,12 @@ def main() -> None:
             SHARDS, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=seed, spec=spec, say=say
         )
     with watch.part("hessians"):
-        hessians, gains = collect(model, calibration, batch_windows(calibration), progress=True), {}
-        if config.steps == "curvature":
-            found = curvature(model, calibration, batch_windows(calibration), hessians)
-            hessians, gains = found.hessians, found.gains
+        found = calibrate(model, calibration, batch_windows(calibration), config.steps)
     with watch.part("gptq"):
-        quantizer = Quantizer(state, tensor_groups(model), hessians, config, spec, say, gains)
-        quantized = None if config.fit else quantizer()
-    if quantized is None:
-        with watch.part("fit"):
-            fitted = fit_budget(quantizer, budget)
-            quantized = fitted.model
+        quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, say, found.gains)
+    with watch.part("fit" if config.fit else "gptq"):
+        fitted = fit_budget(quantizer, budget) if config.fit else None
+        quantized = fitted.model if fitted else quantizer()
     tensors = quantizer.reports(quantized)
     with watch.part("score"):
         pre_bpb = bits_per_byte(model, heldout)
@@ -83,7 +77,7 @@ def main() -> None:
         "post_bpb": round(post_bpb, 6),
         **summary(tensors),
     }
-    if config.fit:
+    if fitted:
         numbers["fit"] = fitted.report()
     write_report("quantize", numbers, seed=seed)
     write_timing("quantize", watch, seed=seed, device=describe(device))

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from golf.bundle.program import require_inputs
 from golf.data.bytecount import ByteTable, load_sentencepiece
 from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
-from golf.runtime.errors import ConfigError, DataError, MissingInput, run_main
+from golf.runtime.errors import ConfigError, DataError, run_main
 from golf.runtime.files import write_json
 from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import total
 
 NAME = "check_gpt.py"
-FOLDERS = ("shards",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,10 +44,7 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         FairwayError: an input is missing, or the verb failed.
     """
-    for key, path in vars(parsed).items():
-        if isinstance(path, Path) and key != "out" and not (path.is_dir() if key in FOLDERS else path.is_file()):
-            kind = "folder" if key in FOLDERS else "file"
-            raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {NAME} {parsed.verb} --help")
+    require_inputs(NAME, parsed)
     (audit if parsed.verb == "audit" else score)(parsed)
 
 

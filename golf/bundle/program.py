@@ -27,11 +27,7 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         FairwayError: an input is missing, or the verb failed.
     """
-    for key in ("artifact", "shards", "bytes", "params"):
-        path = getattr(parsed, key, None)
-        kind, exists = ("folder", Path.is_dir) if key == "shards" else ("file", Path.is_file)
-        if path is not None and not exists(path):
-            raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {NAME} {parsed.verb} --help")
+    require_inputs(NAME, parsed)
     _require_writable(parsed.out)
     if parsed.verb == "train":
         from golf.bundle import training
@@ -41,6 +37,18 @@ def run(parsed: argparse.Namespace) -> None:
         from golf.bundle import scoring
 
         scoring.evaluate(parsed)
+
+
+def require_inputs(name: str, parsed: argparse.Namespace) -> None:
+    """Refuse a path of the command line that is not there: all but ``--out`` are read.
+
+    Raises:
+        MissingInput: the first of them.
+    """
+    for key, path in vars(parsed).items():
+        kind, exists = ("folder", Path.is_dir) if key == "shards" else ("file", Path.is_file)
+        if isinstance(path, Path) and key != "out" and not exists(path):
+            raise MissingInput(f"--{key} {path}: no such {kind}", hint=f"python {name} {parsed.verb} --help")
 
 
 def parser() -> argparse.ArgumentParser:

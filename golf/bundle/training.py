@@ -22,10 +22,9 @@ from golf.params.quant import Quant
 from golf.params.select import Select
 from golf.params.train import Train
 from golf.quant.candidates import Choice, choose
-from golf.quant.curvature import curvature
+from golf.quant.curvature import calibrate
 from golf.quant.fit import fit
 from golf.quant.heldout import batch_windows, read_heldout, sample
-from golf.quant.hessian import collect
 from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel
 from golf.runtime.device import prepare
@@ -97,12 +96,8 @@ def quantize(
         parsed.shards, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=parsed.seed, spec=spec,
         say=say,
     )  # fmt: skip
-    batch = batch_windows(calibration)
-    hessians, gains = collect(model, calibration, batch, progress=True), {}
-    if config.steps == "curvature":
-        found = curvature(model, calibration, batch, hessians)
-        hessians, gains = found.hessians, found.gains
-    quantizer = Quantizer(choice.state, tensor_groups(model), hessians, config, spec, say, gains)
+    found = calibrate(model, calibration, batch_windows(calibration), config.steps)
+    quantizer = Quantizer(choice.state, tensor_groups(model), found.hessians, config, spec, say, found.gains)
     if not config.fit:
         return quantizer()
     room = load(Budget, parsed.params).artifact_bytes - Path(sys.argv[0]).stat().st_size

@@ -28,7 +28,7 @@ import numpy as np
 from golf.codec.checksum import crc32c
 from golf.codec.codecs import decode as decode_stream
 from golf.codec.codecs import encode as encode_stream
-from golf.codec.joint import choose, join, measure_groups
+from golf.codec.joint import Joint, choose, join, measure_groups
 from golf.codec.lanes import CARRIED, RANS, fits, lanes_of
 from golf.codec.lanes import read as read_lanes
 from golf.codec.rans_encoder import Matrix
@@ -156,6 +156,18 @@ def encode(
         joint = join({i: measured[i] for i in chosen})
         for i, size in joint.sizes.items():
             tried[i].sizes["rans/row"] = ceil(size)
+    return _assemble(metadata, arrays, groups, tried, joint, trellis)
+
+
+def _assemble(
+    metadata: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    groups: Sequence[Sequence[ArraySpec]],
+    tried: Sequence[_Tried],
+    joint: Joint,
+    trellis: int,
+) -> tuple[bytes, list[StreamReport]]:
+    """The artifact of the best that was tried: the joint stream first, whose lanes carry the beginning of the rest."""
     alone = [i for i in range(len(groups)) if i not in joint.groups]
     streams = [_stream(tried[i].codec, tried[i].layout, tried[i].coded, groups[i], arrays) for i in alone]
     body = b"".join(tried[i].coded for i in alone)
@@ -163,12 +175,12 @@ def encode(
         _report(group, arrays, best, joint.groups.get(i))
         for i, (group, best) in enumerate(zip(groups, tried, strict=True))
     ]
-    if chosen:
+    if joint.groups:
         start = time.thread_time()
         coded, carried = joint.encode(trellis, body)
-        streams.insert(0, _stream(RANS, "row", coded, [spec for i in chosen for spec in groups[i]], arrays))
+        streams.insert(0, _stream(RANS, "row", coded, [spec for i in joint.groups for spec in groups[i]], arrays))
         body = coded + body[carried:]
-        overhead = len(coded) - carried - sum(reports[i].coded_bytes for i in chosen)
+        overhead = len(coded) - carried - sum(reports[i].coded_bytes for i in joint.groups)
         sizes, spent = {"rans/row": overhead}, {"rans/row": time.thread_time() - start}
         reports.append(StreamReport(SHARED, 0, 0, overhead, RANS, "row", 0.0, 0.0, sizes, spent))
     return _write_header(metadata, streams) + body, reports

@@ -117,8 +117,8 @@ def choose(
     *,
     bits: int,
     clip_sigma: float,
-    embed_bits: int | None = None,
-    embed_clip_sigma: float | None = None,
+    embed_bits: int,
+    embed_clip_sigma: float,
     attention: str = "sdpa",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -131,8 +131,8 @@ def choose(
         heldout: text that they are scored on.
         bits: width of the matrices.
         clip_sigma: clip of the grid, in standard deviations of a row.
-        embed_bits: width of the embeddings; None: one bit more than the matrices.
-        embed_clip_sigma: their clip; None: that of the matrices.
+        embed_bits: width of the embeddings.
+        embed_clip_sigma: their clip.
         attention: see :func:`golf.model.attention.choose_backend`.
         device: where they are scored.
         say: called with a line for a candidate that training did not keep.
@@ -145,12 +145,12 @@ def choose(
     found, absent = names(folder, wanted)
     if absent and say is not None:
         say(f"training kept nothing for {', '.join(absent)}: left out")
-    embed_grid = (embed_bits or bits + 1, embed_clip_sigma or clip_sigma)
+    grids = (bits, clip_sigma, embed_bits, embed_clip_sigma)
     scores: list[Score] = []
     best: tuple[float, str, dict[str, Tensor]] | None = None
     with Progress("select", total=len(found)) as bar:
         for name, state in states(folder, found):
-            score = _score(name, state, spec, heldout, (bits, clip_sigma), embed_grid, attention, device)
+            score = _score(name, state, spec, heldout, grids, attention, device)
             scores.append(score)
             if best is None or score.post_bpb < best[0]:
                 best = (score.post_bpb, name, state)
@@ -164,15 +164,14 @@ def _score(
     state: dict[str, Tensor],
     spec: ModelSpec,
     heldout: HeldOut,
-    grid: tuple[int, float],
-    embed_grid: tuple[int, float],
+    grids: tuple[int, float, int, float],
     attention: str,
     device: torch.device | str,
 ) -> Score:
     try:
         model = build(spec, state, attention, device)
         groups = tensor_groups(model)
-        quantised = quantize_fast(state, groups, *grid, *embed_grid, spec=spec)
+        quantised = quantize_fast(state, groups, *grids, spec=spec)
         pre = bits_per_byte(model, heldout)
         model = build(spec, dequantize_model(quantised), attention, device)
         return Score(name, pre, bits_per_byte(model, heldout))

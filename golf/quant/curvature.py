@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.transformer import Transformer
-from golf.quant.hessian import tensor_name
+from golf.quant.hessian import collect, tensor_name
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ class Curvature:
 
     hessians: dict[str, Tensor]  # by name, (C, C) fp64: those of the inputs, and those of the tables
     gains: dict[str, float]  # by name: the loss is 1/2 gain times the sum over rows of d H d^T
+
+
+def calibrate(model: Transformer, windows: Tensor, batch: int, steps: str) -> Curvature:
+    """What the quantiser with these ``steps`` (``quant.steps``) needs to know of the model; see :func:`curvature`.
+
+    Only steps by curvature take the backward pass: the others go by the inputs alone, and there are no gains.
+    """
+    hessians = collect(model, windows, batch, progress=True)
+    return curvature(model, windows, batch, hessians) if steps == "curvature" else Curvature(hessians, {})
 
 
 def curvature(model: Transformer, windows: Tensor, batch: int, hessians: Mapping[str, Tensor]) -> Curvature:

@@ -179,21 +179,6 @@ class Quantizer:
         )
 
 
-def quantize_model(
-    state: Mapping[str, Tensor],
-    groups: Mapping[str, str],
-    hessians: Mapping[str, Tensor],
-    config: Quant,
-    spec: ModelSpec,
-    *,
-    warn: Callable[[str], None] | None = None,
-) -> tuple[QuantizedModel, list[TensorReport]]:
-    """Quantise every matrix and embedding as ``config`` says; controls become fp16. See :class:`Quantizer`."""
-    quantizer = Quantizer(state, groups, hessians, config, spec, warn)
-    model = quantizer()
-    return model, quantizer.reports(model)
-
-
 def check_state(state: Mapping[str, Tensor]) -> None:
     """Refuse weights that cannot be quantised, before any calibration.
 

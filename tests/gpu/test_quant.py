@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from golf.model.weights import build, tensor_groups
+from golf.model.weights import build
 from golf.params.quant import Quant
 from golf.quant.gptq import gptq, output_error
 from golf.quant.heldout import HeldOut, bits_per_byte
 from golf.quant.hessian import collect
-from golf.quant.model import quantize_model
 from golf.quant.quantized import QuantizedTensor, dequantize_model
 from tests.golf.quant import tiny
 
@@ -47,7 +46,7 @@ def test_a_model_calibrated_in_bf16_is_quantised_as_one_in_fp32() -> None:
         model = build(tiny.SPEC, state, device=device)
         hessians = collect(model, windows, 16)
         assert all(hessian.device.type == device for hessian in hessians.values())
-        quantised, reports = quantize_model(state, tensor_groups(model), hessians, Quant(), tiny.SPEC)
+        quantised, reports = tiny.quantise(state, hessians, Quant())
         assert all(tensor.codes.device.type == "cpu" for tensor in quantised.tensors.values()
                    if isinstance(tensor, QuantizedTensor))  # fmt: skip
         errors = [report.output_error for report in reports if report.output_error is not None]

@@ -120,6 +120,8 @@ def processor_seconds(graph: Graph) -> float:
 
 
 def test_nothing_to_do_is_said_in_three_seconds(graph: Graph) -> None:
+    # What of that time is ours to spend: DVC reads each line of dvc.lock with a slow parser.
+    assert len((graph.folder / "dvc.lock").read_text().splitlines()) <= 2_050
     # Who shares the core only ever adds (runs beside each other differ by 30 %): the least of three is DVC's own.
     assert min(processor_seconds(graph) for _ in range(3)) <= 3.0
     assert not graph.run("git", "status", "--porcelain").text.strip()

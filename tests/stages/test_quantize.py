@@ -114,7 +114,7 @@ def test_nan_weights_are_refused_before_calibration(workspace: Path, monkeypatch
     def never(*_: object, **__: object) -> None:
         raise AssertionError("calibrated")
 
-    monkeypatch.setattr(quantize, "collect", never)
+    monkeypatch.setattr(quantize, "calibrate", never)
     with pytest.raises(DataError, match=r"^blocks.0.mlp.up.weight: 1 values NaN"):
         quantize.main()
     assert (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes() == before

@@ -15,6 +15,7 @@ from golf.runtime.errors import DataError, MissingInput
 from tests.golf.quant import tiny
 
 KINDS = ("raw", "ema", "swa", "soup")
+GRIDS = {"bits": 6, "clip_sigma": 12.85, "embed_bits": 7, "embed_clip_sigma": 12.85}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_what_training_did_not_keep_is_left_out(tmp_path: Path, heldout: HeldOut
     run = tiny.write_run(tmp_path / "run", raw=tiny.state(1), ema_0_98=tiny.state(2))
     assert names(run, KINDS) == (["raw", "ema-0.98"], ["swa", "soup"]), "a soup of one average is that average"
     said: list[str] = []
-    choice = choose(run, KINDS, heldout, bits=6, clip_sigma=12.85, say=said.append)
+    choice = choose(run, KINDS, heldout, **GRIDS, say=said.append)
     assert [score.name for score in choice.scores] == ["raw", "ema-0.98"]
     assert said == ["training kept nothing for swa, soup: left out"]
     with pytest.raises(MissingInput, match=r"needed weights for swa, found ema-0.98, raw"):
@@ -65,7 +66,7 @@ def test_a_soup_of_two_models_is_refused(run: Path) -> None:
 
 
 def test_every_candidate_is_scored_before_and_after_and_the_best_after_wins(run: Path, heldout: HeldOut) -> None:
-    choice = choose(run, KINDS, heldout, bits=4, clip_sigma=3.0)
+    choice = choose(run, KINDS, heldout, bits=4, clip_sigma=3.0, embed_bits=5, embed_clip_sigma=3.0)
     assert [score.name for score in choice.scores] == ["raw", "ema-0.9", "ema-0.98", "swa", "soup"]
     for score in choice.scores:
         state = soup(run) if score.name == "soup" else load_state(run, score.name)
@@ -93,7 +94,7 @@ def test_an_average_that_wins_before_quantisation_and_loses_after_it_is_not_chos
     run = tiny.write_run(tmp_path / "run", raw=tiny.state(1), ema_0_98=tiny.state(2))
     scores = iter([2.00, 2.05, 1.99, 2.10])
     monkeypatch.setattr(candidates, "bits_per_byte", lambda model, text: next(scores))
-    choice = choose(run, KINDS, heldout, bits=6, clip_sigma=12.85)
+    choice = choose(run, KINDS, heldout, **GRIDS)
     assert choice.name == "raw"
     assert torch.equal(choice.state["embed.weight"], tiny.state(1)["embed.weight"])
     assert choice.report() == {
@@ -113,7 +114,7 @@ def test_quantisation_itself_can_turn_the_choice(tmp_path: Path, heldout: HeldOu
     spiky[down][:, 1] *= 256
     spiky[up][1] /= 16
     run = tiny.write_run(tmp_path / "run", raw=spiky, ema_0_98=plain)
-    choice = choose(run, ("raw", "ema"), heldout, bits=4, clip_sigma=4.0)
+    choice = choose(run, ("raw", "ema"), heldout, bits=4, clip_sigma=4.0, embed_bits=5, embed_clip_sigma=4.0)
     raw, average = choice.scores
     assert raw.pre_bpb == pytest.approx(average.pre_bpb, abs=1e-4)
     assert raw.post_bpb > average.post_bpb
@@ -123,8 +124,8 @@ def test_quantisation_itself_can_turn_the_choice(tmp_path: Path, heldout: HeldOu
 def test_of_equals_the_first_is_taken(tmp_path: Path, heldout: HeldOut) -> None:
     same = tiny.state(1)
     run = tiny.write_run(tmp_path / "run", raw=same, ema_0_9=same, swa=same)
-    assert choose(run, KINDS, heldout, bits=6, clip_sigma=12.85).name == "raw"
-    assert choose(run, ("swa", "ema"), heldout, bits=6, clip_sigma=12.85).name == "ema-0.9"
+    assert choose(run, KINDS, heldout, **GRIDS).name == "raw"
+    assert choose(run, ("swa", "ema"), heldout, **GRIDS).name == "ema-0.9"
 
 
 def test_the_report_stays_small_and_the_table_whole(tmp_path: Path) -> None:
@@ -166,4 +167,4 @@ def test_a_broken_candidate_is_named(
     damage(broken)
     run = tiny.write_run(tmp_path / "run", raw=tiny.state(1), swa=broken)
     with pytest.raises(DataError, match=message):
-        choose(run, ("raw", "swa"), heldout, bits=6, clip_sigma=12.85)
+        choose(run, ("raw", "swa"), heldout, **GRIDS)

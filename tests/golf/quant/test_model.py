@@ -10,7 +10,7 @@ from golf.params.quant import Quant
 from golf.quant.fast import round_to_nearest
 from golf.quant.heldout import bits_per_byte, read_heldout, sample
 from golf.quant.hessian import collect
-from golf.quant.model import TensorReport, check_state, quantize_model, summary, write_table
+from golf.quant.model import TensorReport, check_state, summary, write_table
 from golf.quant.quantized import QuantizedTensor, dequantize_model
 from golf.runtime.errors import DataError
 from tests.golf.quant import tiny
@@ -29,7 +29,7 @@ def parts(tmp_path: Path):
 
 def test_gptq_where_there_is_a_hessian_and_nearest_where_not(parts) -> None:
     _, state, model, hessians = parts
-    quantised, reports = quantize_model(state, tensor_groups(model), hessians, CONFIG, tiny.SPEC)
+    quantised, reports = tiny.quantise(state, hessians, CONFIG)
     methods = {report.name: report.method for report in reports}
     assert methods["bigram.table.weight"] == "nearest"
     assert methods["embed.weight"] == "gptq"
@@ -43,13 +43,13 @@ def test_gptq_where_there_is_a_hessian_and_nearest_where_not(parts) -> None:
 
 def test_it_beats_rounding_to_nearest_on_every_matrix_and_on_the_model(parts) -> None:
     shards, state, model, hessians = parts
-    quantised, reports = quantize_model(state, tensor_groups(model), hessians, CONFIG, tiny.SPEC)
+    quantised, reports = tiny.quantise(state, hessians, CONFIG)
     for report in reports:
         if report.method == "gptq":
             assert report.output_error is not None
             assert report.nearest_error is not None
             assert 0 < report.output_error < report.nearest_error, report
-    _, nearest = quantize_model(state, tensor_groups(model), {}, CONFIG, tiny.SPEC)
+    _, nearest = tiny.quantise(state, {}, CONFIG)
     assert all(report.output_error is None for report in nearest)
     heldout = read_heldout(shards, tiny.byte_table(), tokens=2048, seq_len=32, spec=tiny.SPEC)
     assert (
@@ -58,20 +58,17 @@ def test_it_beats_rounding_to_nearest_on_every_matrix_and_on_the_model(parts) ->
 
 
 def test_more_bits_cost_less(parts) -> None:
-    _, state, model, hessians = parts
-    errors = [
-        summary(quantize_model(state, tensor_groups(model), hessians, replace(CONFIG, bits=bits), tiny.SPEC)[1])
-        for bits in (4, 5, 6, 8)
-    ]
+    _, state, _, hessians = parts
+    errors = [summary(tiny.quantise(state, hessians, replace(CONFIG, bits=bits))[1]) for bits in (4, 5, 6, 8)]
     assert [error["output_error"] for error in errors] == sorted(
         (error["output_error"] for error in errors), reverse=True
     )
 
 
 def test_the_same_call_gives_the_same_codes_and_changes_nothing(parts) -> None:
-    _, state, model, hessians = parts
+    _, state, _, hessians = parts
     before = {name: value.clone() for name, value in state.items()}
-    one, two = (quantize_model(state, tensor_groups(model), hessians, CONFIG, tiny.SPEC) for _ in range(2))
+    one, two = (tiny.quantise(state, hessians, CONFIG) for _ in range(2))
     first, second = dequantize_model(one[0]), dequantize_model(two[0])
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert one[1] == two[1]
@@ -79,24 +76,22 @@ def test_the_same_call_gives_the_same_codes_and_changes_nothing(parts) -> None:
 
 
 def test_retries_are_counted_and_said(parts) -> None:
-    _, state, model, hessians = parts
+    _, state, _, hessians = parts
     bad = torch.eye(16).double()
     bad[0, 1] = bad[1, 0] = 1.04
     said: list[str] = []
     name = "blocks.0.attention.key.weight"
-    _, reports = quantize_model(
-        state, tensor_groups(model), {**hessians, name: bad}, CONFIG, tiny.SPEC, warn=said.append
-    )
+    _, reports = tiny.quantise(state, {**hessians, name: bad}, CONFIG, warn=said.append)
     assert summary(reports)["retries"] == 1
     assert len(said) == 1
     assert said[0].startswith(name)
 
 
 def test_nan_is_refused_by_name(parts) -> None:
-    _, state, model, hessians = parts
+    _, state, _, hessians = parts
     broken = {**hessians, "blocks.1.mlp.down.weight": torch.full((32, 32), float("nan"))}
     with pytest.raises(DataError, match=r"^Hessian of blocks.1.mlp.down.weight"):
-        quantize_model(state, tensor_groups(model), broken, CONFIG, tiny.SPEC)
+        tiny.quantise(state, broken, CONFIG)
     state["skips.weights"][0, 0] = float("inf")
     with pytest.raises(DataError, match=r"^skips.weights: 1 values NaN or infinite"):
         check_state(state)

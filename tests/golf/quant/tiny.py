@@ -1,6 +1,8 @@
 """A model of a few thousand weights, shards and a byte table, for the tests of select and quantize."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +11,11 @@ from torch import Tensor
 from golf.data.bytecount import ByteTable
 from golf.data.shards import write_shard
 from golf.model.transformer import Transformer
-from golf.model.weights import ModelSpec, build, save_model
+from golf.model.weights import ModelSpec, build, save_model, tensor_groups
 from golf.params.model import Model
+from golf.params.quant import Quant
+from golf.quant.model import Quantizer, TensorReport
+from golf.quant.quantized import QuantizedModel
 
 VOCAB = 48
 CONFIG = Model(num_layers=2, dim=16, num_heads=2, num_kv_heads=1, mlp_ratio=2.0, rope_dims=4, xsa_layers=1,
@@ -30,6 +35,15 @@ def state(seed: int = 0) -> dict[str, Tensor]:
 
 def model(seed: int = 0) -> Transformer:
     return build(SPEC, state(seed))
+
+
+def quantise(
+    state: Mapping[str, Tensor], hessians: Mapping[str, Tensor], config: Quant, **more: Any
+) -> tuple[QuantizedModel, list[TensorReport]]:
+    """The model of this file with the weights ``state``, quantised, and what that costs."""
+    quantizer = Quantizer(state, tensor_groups(model()), hessians, config, SPEC, **more)
+    quantised = quantizer()
+    return quantised, quantizer.reports(quantised)
 
 
 def tokens(count: int, seed: int = 0) -> np.ndarray:

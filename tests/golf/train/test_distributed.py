@@ -74,7 +74,8 @@ def test_ranks_go_on_with_what_one_process_left_as_if_nothing_had_been(
 
 @pytest.mark.slow
 def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_path: Path) -> None:
-    clocked = {"steps": 0, "seconds": 0.5, "gpus": 4, "log_every": 1, "checkpoint_seconds": 0.2}
+    # A second of two ranks: a checkpoint after 0.6 is the only one, even when the last step is a slow one.
+    clocked = {"steps": 0, "seconds": 0.5, "gpus": 4, "log_every": 1, "checkpoint_seconds": 0.6}
     printed = run_ranks(2, write_shards(tmp_path / "shards").parent, tmp_path / "ranks", clocked)
     lines = [line.split() for line in printed.splitlines() if line.startswith("rank")]
     assert len(lines) == 2
@@ -86,8 +87,7 @@ def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_pat
     assert last is not None
     alone = train(make_config(tmp_path, **clocked))
     assert alone.clock == "stretched x4"
-    # Where steps are slow the last checkpoint may stand at the end of the budget, which is the same for one rank.
-    assert alone.timing["clock_seconds"] >= round(last.rank_seconds, 3) > 0.4, "it goes on from what the two had spent"
+    assert alone.timing["clock_seconds"] > last.rank_seconds > 0.4, "one rank has used more of its longer budget"
 
 
 EXCHANGES = """
