@@ -26,6 +26,8 @@ from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.loss import linear_cross_entropy
 from golf.model.kernels.mix_norm import mix_norm
 from golf.model.kernels.mlp import mlp
+from golf.model.kernels.rotary import rotary_heads
+from golf.model.rope import rotation
 from golf.runtime.files import write_json
 
 RESULTS = Path("benchmarks/results")
@@ -54,6 +56,7 @@ def cases(wanted: list[str]) -> Iterator[Case]:
         "mlp": mlp_cases,
         "mix_norm": mix_cases,
         "exclude": exclude_cases,
+        "rotary": rotary_cases,
         "layer": layer_cases,
     }.items():
         if not wanted or name in wanted:
@@ -109,6 +112,20 @@ def exclude_cases() -> Iterator[Case]:
     v = torch.randn(*shape, GROUPS, WIDTH, device="cuda", dtype=torch.bfloat16).requires_grad_()
     gate = torch.rand(*shape, HEADS, device="cuda").bfloat16().requires_grad_()
     yield Case("exclude, gated", exclude_and_gate, (y, v, gate), passes=6.5)
+
+
+def rotary_cases() -> Iterator[Case]:
+    shape = (48, TOKENS // 48)
+    width = (HEADS + 2 * GROUPS) * WIDTH
+    projected = torch.randn(*shape, width, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    rope = rotation(shape[1], 16, 10_000.0, torch.device("cuda"), torch.bfloat16)
+    gain = torch.rand(HEADS, device="cuda").requires_grad_()
+    # The values pass through the kernel, and the twin reads them where they are: 11 passes for the one, 9 the other.
+    yield Case("rotary heads", rotary, (projected, gain, rope, GROUPS), passes=9)
+
+
+def rotary(*arguments: Any, kernel: bool) -> tuple[Tensor, ...]:
+    return rotary_heads(*arguments, kernel=kernel)[:3]
 
 
 def layer_cases() -> Iterator[Case]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.heads import Attention, Shared
-from golf.model.kernels.mix_norm import mix_norm
 from golf.model.mlp import MLP
-from golf.model.norm import rms_norm
+from golf.model.residual import Residual, Term
 from golf.params.model import Model
 
 LANE_KEEP = 1.1  # initial factor of a lane in its own update, as in the 1.0734 record
@@ -36,43 +35,56 @@ class Block(nn.Module):
         self.one_lane = config.parallel == "one_lane" and layer >= config.parallel_from
         self.kernels = False
 
-    def forward(self, x: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Residual, first_value: Tensor | None, shared: Shared) -> tuple[Residual, Tensor]:
         """Residual stream (B, T, D) -> the new stream (B, T, D) and this layer's own values (B, T, G, W)."""
-        if self.kernels and self.resid_mix is not None:
-            x, normed = mix_norm([x, shared.x0], self.resid_mix, self.norm_scale, kernel=True)
-        else:
-            x = self.mixed(x, shared)
-            normed = rms_norm(x, self.norm_scale)
-        y, own_value = self.attention(normed, first_value, shared)
-        if self.kernels and not self.one_lane:
-            both = torch.stack((torch.ones_like(self.attention_scale), self.attention_scale))
-            x, normed = mix_norm([x, y], both, self.norm_scale, kernel=True)
-        else:
-            x = torch.addcmul(x, self.attention_scale.to(x.dtype), y)
-            normed = normed if self.one_lane else rms_norm(x, self.norm_scale)
-        y = self.mlp(normed, shared.adapters)
-        return torch.addcmul(x, self.mlp_scale.to(x.dtype), y), own_value
+        u, normed = self.mixed(x, shared).added_and_normed(self.norm_scale, self.kernels)
+        attended, own_value = self.attended(normed, first_value, shared)
+        x = Residual.of(u).plus(attended)
+        if not self.one_lane:
+            u, normed = x.added_and_normed(self.norm_scale, self.kernels)
+            x = Residual.of(u)
+        return x.plus(self.expanded(normed, shared)), own_value
 
     def branches(
-        self, x: Tensor, second: Tensor, first_value: Tensor | None, shared: Shared
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, second: Residual, first_value: Tensor | None, shared: Shared
+    ) -> tuple[Term, Term, Tensor, Tensor]:
         """What the two branches make of two lanes (B, T, D): attention reads the first, the MLP the second.
 
         Returns:
-            the scaled output of attention, that of the MLP, each (B, T, D), and the layer's own values (B, T, G, W).
+            what attention adds, what the MLP adds, the second lane added up, each (B, T, D), and the layer's own
+            values (B, T, G, W).
         """
-        x = rms_norm(self.mixed(x, shared), self.norm_scale)
-        attended, own_value = self.attention(x, first_value, shared)
-        expanded = self.mlp(rms_norm(second, self.norm_scale), shared.adapters)
-        dtype = attended.dtype
-        return self.attention_scale.to(dtype) * attended, self.mlp_scale.to(dtype) * expanded, own_value
+        normed = self.mixed(Residual.of(x), shared).normed(self.norm_scale, self.kernels)
+        attended, own_value = self.attended(normed, first_value, shared)
+        added, normed = second.added_and_normed(self.norm_scale, self.kernels)
+        return attended, self.expanded(normed, shared), added, own_value
 
-    def mixed(self, x: Tensor, shared: Shared) -> Tensor:
-        """(B, T, D): the learnt mix of the stream and the embedding that the layer reads."""
+    def attended(self, normed: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Term, Tensor]:
+        """What attention makes of its input (B, T, D), and the layer's own values (B, T, G, W)."""
+        if self.scales_weights(shared):
+            y, own_value = self.attention(normed, first_value, shared, self.attention_scale)
+            return Term((y,)), own_value
+        y, own_value = self.attention(normed, first_value, shared)
+        return Term((y,), self.attention_scale), own_value
+
+    def expanded(self, normed: Tensor, shared: Shared) -> Term:
+        """What the MLP makes of its input (B, T, D)."""
+        if self.scales_weights(shared):
+            return Term((self.mlp(normed, None, self.mlp_scale),))
+        return Term((self.mlp(normed, shared.adapters),), self.mlp_scale)
+
+    def scales_weights(self, shared: Shared) -> bool:
+        """Whether the branches' scales are multiplied into their last matrices, which are a hundredth of what they
+        make: then a branch is added as it is, and the backward pass has one gradient for it and for the stream.
+        """
+        return self.kernels and shared.adapters is None
+
+    def mixed(self, x: Residual, shared: Shared) -> Residual:
+        """The learnt mix of the stream and the embedding that the layer reads."""
         if self.resid_mix is None:
             return x
-        mix = self.resid_mix.to(x.dtype)
-        return torch.addcmul(mix[0] * x, mix[1], shared.x0)
+        stream, embedding = self.resid_mix.unbind()
+        return x.times(stream).plus(Term((shared.x0,), embedding))
 
 
 class Lanes(nn.Module):
@@ -88,14 +100,21 @@ class Lanes(nn.Module):
         self.take = nn.Parameter(torch.ones(config.num_layers, 2, 2))
 
     def forward(
-        self, x: Tensor, second: Tensor, attended: Tensor, expanded: Tensor, layer: int
-    ) -> tuple[Tensor, Tensor]:
-        """The lanes (B, T, D) after ``layer``, whose branches gave ``attended`` and ``expanded`` (B, T, D)."""
-        keep, take = self.keep[layer].to(attended.dtype), self.take[layer].to(attended.dtype)
-        return (
-            keep[0] * x + take[0, 0] * attended + take[1, 0] * expanded,
-            keep[1] * second + take[0, 1] * attended + take[1, 1] * expanded,
-        )
+        self, x: Tensor, second: Tensor, attended: Term, expanded: Term, layer: int
+    ) -> tuple[Residual, Residual]:
+        """The lanes after ``layer``, of (B, T, D), whose branches added ``attended`` and ``expanded``."""
+        keep, take = self.keep[layer], self.take[layer]
+
+        def lane(own: Tensor, j: int) -> Residual:
+            return Residual((Term((own,), keep[j]), attended.times(take[0, j]), expanded.times(take[1, j])))
+
+        return lane(x, 0), lane(second, 1)
+
+
+def joined(x: Residual, second: Residual) -> Residual:
+    """The mean of two lanes, as :meth:`Lanes.forward` gives them: the branches are in both."""
+    shared = [Term(a.values, 0.5 * (a.factor + b.factor)) for a, b in zip(x.terms[1:], second.terms[1:], strict=True)]
+    return Residual((x.terms[0].times(0.5), second.terms[0].times(0.5), *shared))
 
 
 def _identity_mix(dim: int) -> Tensor:

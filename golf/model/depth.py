@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from golf.model.residual import Residual, Term
 from golf.params.model import Model
 
 
@@ -57,6 +58,17 @@ def skip_pairs(config: Model, order: list[int]) -> dict[int, tuple[int, int]]:
     return pairs | {extra[-1 - k]: (extra[k], half + k) for k in range(len(extra) // 2)}
 
 
+class Merger(NamedTuple):
+    """The factors of the stream and of the skip in their sum: (D,), or 1."""
+
+    stream: Tensor | float
+    skip: Tensor
+
+    def merge(self, x: Residual, skip: Tensor) -> Residual:
+        """``skip`` (B, T, D) merged into x (B, T, D)."""
+        return x.times(self.stream).plus(Term((skip,), self.skip))
+
+
 class Skips(nn.Module):
     """U-Net skips: a late pass merges the output of an early one, last in, first out (:func:`skip_pairs`).
 
@@ -75,10 +87,11 @@ class Skips(nn.Module):
         gated = config.unet_skips == "gated"
         self.gates = nn.Parameter(torch.zeros(self.count, config.dim)) if gated else None
 
-    def forward(self, x: Tensor, skip: Tensor, slot: int) -> Tensor:
-        """Merge ``skip`` (B, T, D) into x (B, T, D)."""
-        skip = self.weights[slot].to(x.dtype) * skip
+    def forward(self) -> list[Merger]:
+        """What each slot does, all slots at once: one operation on all is as quick as on one."""
         if self.gates is None:
-            return x + skip
-        share = torch.sigmoid(self.gates[slot]).to(x.dtype)
-        return torch.lerp(skip, x, share) if slot < self.plain else torch.addcmul(x, 1 - share, skip)
+            return [Merger(1.0, weight) for weight in self.weights.unbind()]
+        shares = torch.sigmoid(self.gates)
+        skips = ((1 - shares) * self.weights).unbind()
+        streams: list[Tensor | float] = [*shares.unbind()[: self.plain], *[1.0] * (self.count - self.plain)]
+        return [Merger(*pair) for pair in zip(streams, skips, strict=True)]

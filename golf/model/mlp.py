@@ -31,11 +31,14 @@ class MLP(nn.Module):
         self.star_bias = nn.Parameter(torch.tensor(STAR_BIAS)) if star else None
         self.kernels = False
 
-    def forward(self, x: Tensor, adapters: Adapters | None) -> Tensor:
-        """Expand, activate, contract."""
+    def forward(self, x: Tensor, adapters: Adapters | None, scale: Tensor | None = None) -> Tensor:
+        """Expand, activate, contract; ``scale`` (D,), if given, of what comes out."""
         if self.kernels and adapters is None and self.star_scale is None:
-            return mlp(x, self.up.seen_weight(), self.down.seen_weight(), self.slope, kernel=True)
+            down = self.down.seen_weight()
+            down = down if scale is None else scale[:, None] * down
+            return mlp(x, self.up.seen_weight(), down, self.slope, kernel=True)
         z = activate(self.up(x, adapters), self.slope)
         if self.star_scale is not None and self.star_bias is not None:
             z = self.star_scale.to(z.dtype) * z + self.star_bias.to(z.dtype)
-        return self.down(z, adapters)
+        out = self.down(z, adapters)
+        return out if scale is None else scale.to(out.dtype) * out

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.attention import Documents, prepare
-from golf.model.block import Block, Lanes
+from golf.model.block import Block, Lanes, joined
 from golf.model.depth import Skips, plan_passes
 from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
 from golf.model.heads import Attention, OutputGate, Shared, for_repeat
@@ -22,7 +22,7 @@ from golf.model.kernels import loss as loss_kernel
 from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.mlp import MLP
-from golf.model.norm import rms_norm
+from golf.model.residual import Residual
 from golf.model.rope import ntk_base, rotation
 from golf.params.model import Model
 
@@ -140,46 +140,48 @@ class Transformer(nn.Module):
             without targets the logits (B, T, V), with targets their negative log-likelihood (B, T) in nats; fp32.
         """
         weight = self.embed.seen_weight()
-        x = self.embed_tokens(tokens, weight, adapters)
-        first = self.shared(tokens, x, adapters, documents)
+        embedded = self.embed_tokens(tokens, weight, adapters)
+        first = self.shared(tokens, embedded, adapters, documents)
         first_value: Tensor | None = None
-        second: Tensor | None = None  # the lane that MLPs read; x is the one that attention and skips read
+        x = Residual.of(embedded)
+        second: Residual | None = None  # the lane that MLPs read; x is the one that attention and skips read
         kept: dict[int, Tensor] = {}
+        mergers = [] if self.skips is None else self.skips()
         for index, step in enumerate(self.plan):
             block: Block = self.blocks[step.layer]  # type: ignore[assignment]
             shared = first if step.repeat == 0 else for_repeat(first, step.repeat)
             if self.lanes is not None and second is None and step.layer >= self.config.parallel_from:
-                second = x
-            if self.skips is not None and step.source is not None:
-                x = self.skips(x, kept.pop(step.source), step.slot)
+                second = x = Residual.of(x.added(self.kernels))
+            if step.source is not None:
+                x = mergers[step.slot].merge(x, kept.pop(step.source))
             if self.lanes is None or second is None:
                 x, own_value = block(x, first_value, shared)
             else:
-                attended, expanded, own_value = block.branches(x, second, first_value, shared)
-                x, second = self.lanes(x, second, attended, expanded, step.layer)
+                lane = x.added(self.kernels)
+                attended, expanded, other, own_value = block.branches(lane, second, first_value, shared)
+                x, second = self.lanes(lane, other, attended, expanded, step.layer)
             first_value = own_value if first_value is None else first_value
             if step.kept:
-                kept[index] = x
-        if second is not None:
-            x = 0.5 * (x + second)
-        x = rms_norm(x)
+                kept[index] = x.added(self.kernels)
+                x = Residual.of(kept[index])
+        hidden = (x if second is None else joined(x, second)).normed(1.0, self.kernels)
         if self.fused_loss and targets is not None and adapters is None:
             fused = loss_kernel.linear_cross_entropy
-            nll = fused(x.flatten(0, 1), weight, targets.flatten(), self.config.logit_softcap, kernel=True)
+            nll = fused(hidden.flatten(0, 1), weight, targets.flatten(), self.config.logit_softcap, kernel=True)
             return nll.view_as(targets)
         cap = self.config.logit_softcap if self.softcaps is None else self.softcaps
-        logits = self.head(x, weight, adapters).float()
+        logits = self.head(hidden, weight, adapters).float()
         return softcap(logits, cap) if targets is None else softcapped_nll(logits, targets, cap)
 
     def embed_tokens(self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None) -> Tensor:
         """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix."""
         linked = has_predecessor(tokens, self.bos_id if self.config.bos_mask else None)
-        x = F.embedding(tokens, weight)
+        x = F.embedding(tokens, weight.to(self.compute_dtype))
         if self.bigram is not None:
             x = x + self.bigram(tokens, linked, self.compute_dtype, adapters)
         if isinstance(self.smear, TokenSmear):
             x = self.smear(x, linked)
-        x = rms_norm(x).to(self.compute_dtype)
+        x = Residual.of(x).normed(1.0, self.kernels)
         return self.smear(x, linked) if isinstance(self.smear, SmearGate) else x
 
     def shared(

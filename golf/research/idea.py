@@ -25,6 +25,7 @@ from golf.model.heads import Shared
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.norm import rms_norm
+from golf.model.residual import Residual
 from golf.model.rope import rotation
 from golf.model.transformer import Transformer
 from golf.params.model import Model
@@ -171,9 +172,10 @@ class Ends(nn.Module):
 
 def run(blocks: Iterable[nn.Module], x: Tensor, shared: Shared) -> Tensor:
     """The stream x (B, T, D) through layers of the baseline; ``shared`` is :meth:`Ends.shared`."""
+    stream = Residual.of(x)
     for block in blocks:
-        x, _ = block(x, None, shared)
-    return x
+        stream, _ = block(stream, None, shared)
+    return stream.added(kernels=False)
 
 
 def layers_of(config: Model, count: int) -> nn.ModuleList:

@@ -15,8 +15,14 @@ BF16_ERROR = 1e-2  # relative: of operands and results rounded to bf16
 
 def on_gpu(case, half):
     """The case's inputs on the GPU: activations (the first ``half`` of them) in bf16, weights in fp32."""
-    values = [value.cuda() if isinstance(value, torch.Tensor) else value for value in case.inputs()]
+    values = [moved(value) for value in case.inputs()]
     return [value.bfloat16() if i < half else value for i, value in enumerate(values)]
+
+
+def moved(value):
+    if isinstance(value, tuple):
+        return tuple(moved(each) for each in value)
+    return value.cuda() if isinstance(value, torch.Tensor) else value
 
 
 CASES = [
@@ -30,9 +36,17 @@ CASES = [
     (cases.mixed(2, 5000, 512), 2),
     (cases.mixed(3, 5001, 512), 3),
     (cases.mixed(4, 5000, 384), 4),
+    (cases.mixed(2, 5000, 512, together=2, plain=True), 2),
+    (cases.mixed(4, 5000, 512, together=2), 4),
+    (cases.mixed(6, 5001, 384, together=3), 6),
     (cases.exclusive((3, 777, 8, 64), 4, gated=True), 3),
     (cases.exclusive((2, 512, 8, 64), 8, gated=False), 2),
     (cases.exclusive((2, 100, 6, 48), 2, gated=True), 3),
+    (cases.projection((3, 777, 512), rows=(512, 256), gate=(8, 12)), 1),
+    (cases.projection((3, 777, 512), rows=(512, 256), gate=None), 1),
+    (cases.rotary((3, 777), heads=8, groups=4, width=64, rope_dims=16), 1),
+    (cases.rotary((3, 777), heads=8, groups=4, width=64, rope_dims=16, spread=True), 1),
+    (cases.rotary((2, 100), heads=6, groups=2, width=48, rope_dims=48), 1),
 ]
 
 

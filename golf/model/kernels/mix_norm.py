@@ -1,9 +1,9 @@
 """Sum of residual terms, each scaled per channel, and its norm: all that lies between two matrix products of a layer.
 
-``u = c_0 x + c_1 y`` is a residual update or the mix with the embedding; with three or four terms it is both at once
-(``c = (m0, m0 b, m1)`` over the stream, the branch and the embedding), or these and a U-Net skip. One pass reads the
-terms and writes u and norm(u); one pass of the backward pass reads both gradients and the terms, and writes the terms'
-gradients and, from each program, its part of the coefficients' gradients. The parts are added in a fixed order.
+``u = x + y`` is a residual update; ``c_0 (x + y) + c_1 x0`` is that and the mix with the embedding at once, or these
+and a U-Net skip. One pass reads the terms and writes u and norm(u); one pass of the backward pass reads both gradients
+and the terms, and writes one gradient for all terms of a coefficient and, from each program, its part of the
+coefficients' gradients. The parts are added in a fixed order.
 """
 
 from __future__ import annotations
@@ -20,171 +20,299 @@ from golf.model.norm import EPS, rms_norm
 if TYPE_CHECKING:
     import triton.language as tl
 
-MOST_TERMS = 4
+Coefficients = Tensor | Sequence[Tensor | float]
+MOST_TOGETHER, MOST_COEFFICIENTS = 3, 4
 ROWS = 4  # at a time, a warp each
 BACKWARD_PROGRAMS = 4  # a multiprocessor
 
 
 def mix_norm(
-    terms: Sequence[Tensor], coefficients: Tensor, scale: float = 1.0, kernel: bool = False
+    terms: Sequence[Tensor], coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """``u = sum_i c_i * t_i`` per channel, and ``scale * u / sqrt(mean(u²) + EPS)``.
+    """``u = c_0 * (t_0 + … + t_{k-1}) + c_1 * t_k + …`` per channel, and ``scale * u / sqrt(mean(u²) + EPS)``.
 
     The kernel normalises u before it is rounded, the twin after.
 
     Args:
-        terms: K tensors (…, D) of one dtype and shape, K from 1 to 4.
-        coefficients: (K, D) fp32; the twin rounds them to the dtype of the terms.
+        terms: tensors (…, D) of one dtype and shape.
+        coefficients: fp32, (D,) or one number each, or all as (K, D); the kernel takes 4 at most. The plain number 1
+            costs nothing where it is the first; the twin rounds them to the dtype of the terms.
         scale: of the normalised result.
         kernel: use the kernels, else their twin.
+        together: k, the terms that share the first coefficient; 3 at most.
 
     Returns:
         u and its norm, each (…, D) in the dtype of the terms.
     """
-    if not 1 <= len(terms) <= MOST_TERMS:
-        raise ValueError(f"mix_norm: found {len(terms)} terms, needed 1 to {MOST_TERMS}")
     if kernel:
-        rows = [term.reshape(-1, term.shape[-1]).contiguous() for term in terms]
-        mixed, normed = _mix_norm(rows, coefficients, scale)
-        return mixed.view_as(terms[0]), normed.view_as(terms[0])
-    rounded = coefficients.to(terms[0].dtype)
-    mixed = rounded[0] * terms[0]
-    for coefficient, term in zip(rounded[1:], terms[1:], strict=True):
-        mixed = torch.addcmul(mixed, coefficient, term)
+        return _run(terms, coefficients, together, scale, summed=True, normed=True)
+    mixed = mix(terms, coefficients, together=together)
     return mixed, rms_norm(mixed, scale)
+
+
+def norm_of_mix(
+    terms: Sequence[Tensor], coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
+) -> Tensor:
+    """The second result of :func:`mix_norm` alone."""
+    if kernel:
+        return _run(terms, coefficients, together, scale, summed=False, normed=True)[1]
+    return rms_norm(mix(terms, coefficients, together=together), scale)
+
+
+def mix(terms: Sequence[Tensor], coefficients: Coefficients, kernel: bool = False, together: int = 1) -> Tensor:
+    """The first result of :func:`mix_norm` alone."""
+    if kernel:
+        return _run(terms, coefficients, together, 1.0, summed=True, normed=False)[0]
+    first = terms[0]
+    for term in terms[1:together]:
+        first = first + term
+    mixed: Tensor | None = None
+    for term, coefficient in zip([first, *terms[together:]], coefficients, strict=True):
+        factor = coefficient.to(term.dtype) if isinstance(coefficient, Tensor) else coefficient
+        if mixed is None:
+            mixed = term if is_one(factor) else factor * term
+        elif isinstance(factor, Tensor):
+            mixed = torch.addcmul(mixed, factor, term)
+        else:
+            mixed = torch.add(mixed, term, alpha=factor)
+    assert mixed is not None
+    return mixed
+
+
+def is_one(coefficient: Tensor | float) -> bool:
+    """Whether it is the plain number 1."""
+    return not isinstance(coefficient, Tensor) and coefficient == 1
+
+
+def _run(
+    terms: Sequence[Tensor], coefficients: Coefficients, together: int, scale: float, *, summed: bool, normed: bool
+) -> tuple[Tensor, Tensor]:
+    """Those of the two results that are asked for; the other is of no use."""
+    shape = terms[0].shape
+    if not 1 <= together <= MOST_TOGETHER or not 1 <= len(coefficients) <= MOST_COEFFICIENTS:
+        raise ValueError(
+            f"mix_norm: found {together} terms together and {len(coefficients)} coefficients, needed 1 to "
+            f"{MOST_TOGETHER} and 1 to {MOST_COEFFICIENTS}"
+        )
+    rows = [term.reshape(-1, shape[-1]).contiguous() for term in terms]
+    # One tensor each: a stack of them all in every layer kept the compiler busy for minutes.
+    learnt = coefficients[1:] if is_one(coefficients[0]) else coefficients
+    channels = [_channels(coefficient, terms[0]) for coefficient in learnt]
+    found = _mix_norm(rows, channels, together, scale, summed, normed)
+    return found[0].view(shape) if summed else found[0], found[1].view(shape) if normed else found[1]
+
+
+def _channels(coefficient: Tensor | float, like: Tensor) -> Tensor:
+    """(D,) fp32."""
+    width = like.shape[-1]
+    if isinstance(coefficient, Tensor):
+        return coefficient.expand(width).contiguous()
+    return torch.full((width,), coefficient, device=like.device)
 
 
 @torch.library.custom_op(
     "golf::mix_norm",
     mutates_args=(),
-    schema="(Tensor[] terms, Tensor coefficients, float scale) -> (Tensor, Tensor)",
+    schema="(Tensor[] terms, Tensor[] coefficients, int together, float scale, bool summed, bool normed)"
+    " -> (Tensor, Tensor)",
 )
-def _mix_norm(terms: list[Tensor], coefficients: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    mixed, normed = torch.empty_like(terms[0]), torch.empty_like(terms[0])
-    rows, width = mixed.shape
+def _mix_norm(
+    terms: list[Tensor], coefficients: list[Tensor], together: int, scale: float, summed: bool, normed: bool
+) -> tuple[Tensor, Tensor]:
+    outputs = _outputs(terms, summed, normed)
+    rows, width = terms[0].shape
     _forward_kernel[(-(-rows // ROWS),)](
-        *_four(terms), coefficients.contiguous(), mixed, normed, rows, width, scale, EPS,
-        len(terms), ROWS, power_of_two(width), num_warps=ROWS,
+        *_operands(terms, coefficients, together), *outputs, rows, width, scale, EPS,
+        *_counts(terms, coefficients, together), summed, normed, ROWS, power_of_two(width), num_warps=ROWS,
     )  # fmt: skip
-    return mixed, normed
+    return outputs
+
+
+def _outputs(terms: list[Tensor], summed: bool, normed: bool) -> tuple[Tensor, Tensor]:
+    like = terms[0]
+    return (
+        torch.empty_like(like) if summed else like.new_empty(0),
+        torch.empty_like(like) if normed else like.new_empty(0),
+    )
 
 
 @_mix_norm.register_fake
-def _(terms: list[Tensor], coefficients: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(terms[0]), torch.empty_like(terms[0])
+def _(
+    terms: list[Tensor], coefficients: list[Tensor], together: int, scale: float, summed: bool, normed: bool
+) -> tuple[Tensor, Tensor]:
+    return _outputs(terms, summed, normed)
 
 
 @torch.library.custom_op(
     "golf::mix_norm_backward",
     mutates_args=(),
-    schema="(Tensor mixed_gradient, Tensor normed_gradient, Tensor[] terms, Tensor coefficients, float scale)"
-    " -> (Tensor[], Tensor)",
+    schema="(Tensor mixed_gradient, Tensor normed_gradient, Tensor[] terms, Tensor[] coefficients, int together,"
+    " float scale) -> (Tensor[], Tensor)",
 )
 def _mix_norm_backward(
-    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: Tensor, scale: float
-) -> tuple[list[Tensor], Tensor]:
-    gradients = [torch.empty_like(term) for term in terms]
+    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: list[Tensor], together: int,
+    scale: float,
+) -> tuple[list[Tensor], Tensor]:  # fmt: skip
+    gradients = [torch.empty_like(term) for term in terms[together - 1 :]]
     rows, width = terms[0].shape
     grid = min(-(-rows // ROWS), programs(mixed_gradient.device, BACKWARD_PROGRAMS))
-    parts = coefficients.new_empty(grid, len(terms), width, dtype=torch.float32)
+    parts = torch.empty(grid, len(coefficients), width, device=mixed_gradient.device)
     _backward_kernel[(grid,)](
-        mixed_gradient, normed_gradient, *_four(terms), coefficients.contiguous(), *_four(gradients), parts,
-        rows, width, scale, EPS, len(terms), ROWS, power_of_two(width), num_warps=ROWS,
+        mixed_gradient, normed_gradient, *_operands(terms, coefficients, together),
+        *_filled(gradients, MOST_COEFFICIENTS, terms[0]), parts, rows, width, scale, EPS,
+        *_counts(terms, coefficients, together), mixed_gradient.numel() > 0, normed_gradient.numel() > 0,
+        ROWS, power_of_two(width), num_warps=ROWS,
     )  # fmt: skip
-    return gradients, parts.sum(0)
+    return gradients, parts.sum(0) if coefficients else parts.new_empty(0, width)
 
 
 @_mix_norm_backward.register_fake
 def _(
-    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: Tensor, scale: float
-) -> tuple[list[Tensor], Tensor]:
-    return [torch.empty_like(term) for term in terms], torch.empty_like(coefficients)
+    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: list[Tensor], together: int,
+    scale: float,
+) -> tuple[list[Tensor], Tensor]:  # fmt: skip
+    width = terms[0].shape[1]
+    of_coefficients = torch.empty(len(coefficients), width, device=mixed_gradient.device)
+    return [torch.empty_like(term) for term in terms[together - 1 :]], of_coefficients
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    terms, coefficients, ctx.scale = inputs
-    ctx.save_for_backward(coefficients, *terms)
+    terms, coefficients, ctx.together, ctx.scale, summed, ctx.normed = inputs
+    ctx.count, ctx.shared, ctx.learnt = len(terms), ctx.together, len(coefficients)
+    if summed and not coefficients:  # a plain sum says all that the backward pass would ask of its terms
+        terms, ctx.together = output[:1] if ctx.normed else (), 1
+    ctx.save_for_backward(*terms, *coefficients)
 
 
 @differentiable(_mix_norm, _keep)
-def _gradients(ctx: Any, mixed_gradient: Tensor, normed_gradient: Tensor) -> tuple[list[Tensor], Tensor, None]:
-    coefficients, *terms = ctx.saved_tensors
-    found = _mix_norm_backward(
-        mixed_gradient.contiguous(), normed_gradient.contiguous(), terms, coefficients, ctx.scale
+def _gradients(ctx: Any, mixed_gradient: Tensor, normed_gradient: Tensor) -> tuple[list[Tensor] | None, ...]:
+    if not ctx.learnt and not ctx.normed:
+        return [mixed_gradient] * ctx.count, [], None, None, None, None
+    saved = list(ctx.saved_tensors)
+    split = len(saved) - ctx.learnt
+    gradients, of_coefficients = _mix_norm_backward(
+        mixed_gradient.contiguous(), normed_gradient.contiguous(), saved[:split], saved[split:], ctx.together, ctx.scale
     )
-    return *found, None
+    of_terms = gradients[:1] * ctx.shared + gradients[1:]
+    return of_terms, list(of_coefficients.unbind()), None, None, None, None
 
 
-def _four(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, and the first again for the places that the kernel does not touch."""
-    return tensors + tensors[:1] * (MOST_TERMS - len(tensors))
+def _operands(terms: list[Tensor], coefficients: list[Tensor], together: int) -> list[Tensor]:
+    """Terms and coefficients in the kernels' places; those that they do not touch hold the first term."""
+    first, others = terms[:together], terms[together:]
+    plain = len(coefficients) == len(others)
+    return [
+        *_filled(first, MOST_TOGETHER, terms[0]),
+        *_filled(others, MOST_COEFFICIENTS - 1, terms[0]),
+        *_filled(terms[:1] * plain + coefficients, MOST_COEFFICIENTS, terms[0]),
+    ]
+
+
+def _filled(tensors: list[Tensor], count: int, filler: Tensor) -> list[Tensor]:
+    return tensors + [filler] * (count - len(tensors))
+
+
+def _counts(terms: list[Tensor], coefficients: list[Tensor], together: int) -> tuple[int, int, bool]:
+    """Terms together, groups of terms, and whether the first of them has no coefficient."""
+    groups = len(terms) - together + 1
+    return together, groups, len(coefficients) < groups
 
 
 @Kernel
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    t0, t1, t2, t3, coefficients, mixed, normed, rows, width, scale, eps,
-    TERMS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    a0, a1, a2, t1, t2, t3, c0, c1, c2, c3, mixed, normed, rows, width, scale, eps,
+    TOGETHER: tl.constexpr, GROUPS: tl.constexpr, PLAIN: tl.constexpr, SUMMED: tl.constexpr, NORMED: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     at, inside, channel = row * width + column, (row < rows) & (column < width), column < width
-    u = tl.load(coefficients + column, channel, 0.0) * tl.load(t0 + at, inside, 0.0).to(tl.float32)
-    if TERMS > 1:
-        u += tl.load(coefficients + width + column, channel, 0.0) * tl.load(t1 + at, inside, 0.0).to(tl.float32)
-    if TERMS > 2:
-        u += tl.load(coefficients + 2 * width + column, channel, 0.0) * tl.load(t2 + at, inside, 0.0).to(tl.float32)
-    if TERMS > 3:
-        u += tl.load(coefficients + 3 * width + column, channel, 0.0) * tl.load(t3 + at, inside, 0.0).to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps) * scale
-    tl.store(mixed + at, u.to(mixed.dtype.element_ty), inside)
-    tl.store(normed + at, (u * inverse[:, None]).to(normed.dtype.element_ty), inside)
+    u = tl.load(a0 + at, inside, 0.0).to(tl.float32)
+    if TOGETHER > 1:
+        u += tl.load(a1 + at, inside, 0.0).to(tl.float32)
+    if TOGETHER > 2:
+        u += tl.load(a2 + at, inside, 0.0).to(tl.float32)
+    if not PLAIN:
+        u *= tl.load(c0 + column, channel, 0.0)
+    if GROUPS > 1:
+        u += tl.load(c1 + column, channel, 0.0) * tl.load(t1 + at, inside, 0.0).to(tl.float32)
+    if GROUPS > 2:
+        u += tl.load(c2 + column, channel, 0.0) * tl.load(t2 + at, inside, 0.0).to(tl.float32)
+    if GROUPS > 3:
+        u += tl.load(c3 + column, channel, 0.0) * tl.load(t3 + at, inside, 0.0).to(tl.float32)
+    if SUMMED:
+        tl.store(mixed + at, u.to(mixed.dtype.element_ty), inside)
+    if NORMED:
+        inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps) * scale
+        tl.store(normed + at, (u * inverse[:, None]).to(normed.dtype.element_ty), inside)
 
 
 @Kernel
-def _backward_kernel(  # type: ignore[no-untyped-def]
-    du, dn, t0, t1, t2, t3, coefficients, d0, d1, d2, d3, parts, rows, width, scale, eps,
-    TERMS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 - a branch a term, gone when compiled
+    du, dn, a0, a1, a2, t1, t2, t3, c0, c1, c2, c3, d0, d1, d2, d3, parts, rows, width, scale, eps,
+    TOGETHER: tl.constexpr, GROUPS: tl.constexpr, PLAIN: tl.constexpr, SUMMED: tl.constexpr, NORMED: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, BLOCK)[None, :]
     channel = column < width
-    c0 = tl.load(coefficients + column, channel, 0.0)
-    c1 = tl.load(coefficients + width + column, channel & (TERMS > 1), 0.0)
-    c2 = tl.load(coefficients + 2 * width + column, channel & (TERMS > 2), 0.0)
-    c3 = tl.load(coefficients + 3 * width + column, channel & (TERMS > 3), 0.0)
+    if not PLAIN:
+        c0 = tl.load(c0 + column, channel, 0.0)
+    c1 = tl.load(c1 + column, channel & (GROUPS > 1), 0.0).to(tl.float32)
+    c2 = tl.load(c2 + column, channel & (GROUPS > 2), 0.0).to(tl.float32)
+    c3 = tl.load(c3 + column, channel & (GROUPS > 3), 0.0).to(tl.float32)
     s0 = tl.zeros((ROWS, BLOCK), tl.float32)
     s1, s2, s3 = s0, s0, s0
     for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
         at, inside = row * width + column, (row < rows) & channel
-        x0 = tl.load(t0 + at, inside, 0.0).to(tl.float32)
-        u = c0 * x0
-        if TERMS > 1:
+        x0 = tl.load(a0 + at, inside, 0.0).to(tl.float32)
+        if TOGETHER > 1:
+            x0 += tl.load(a1 + at, inside, 0.0).to(tl.float32)
+        if TOGETHER > 2:
+            x0 += tl.load(a2 + at, inside, 0.0).to(tl.float32)
+        u = x0
+        if not PLAIN:
+            u = c0 * x0
+        if GROUPS > 1:
             x1 = tl.load(t1 + at, inside, 0.0).to(tl.float32)
             u += c1 * x1
-        if TERMS > 2:
+        if GROUPS > 2:
             x2 = tl.load(t2 + at, inside, 0.0).to(tl.float32)
             u += c2 * x2
-        if TERMS > 3:
+        if GROUPS > 3:
             x3 = tl.load(t3 + at, inside, 0.0).to(tl.float32)
             u += c3 * x3
-        g = tl.load(dn + at, inside, 0.0).to(tl.float32) * scale
-        inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps)[:, None]
-        along = tl.sum(g * u, 1)[:, None] / width * inverse * inverse
-        g = tl.load(du + at, inside, 0.0).to(tl.float32) + inverse * (g - along * u)
-        tl.store(d0 + at, (c0 * g).to(d0.dtype.element_ty), inside)
-        s0 += g * x0
-        if TERMS > 1:
+        g = tl.zeros((ROWS, BLOCK), tl.float32)
+        if NORMED:
+            flow = tl.load(dn + at, inside, 0.0).to(tl.float32) * scale
+            inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps)[:, None]
+            along = tl.sum(flow * u, 1)[:, None] / width * inverse * inverse
+            g += inverse * (flow - along * u)
+        if SUMMED:
+            g += tl.load(du + at, inside, 0.0).to(tl.float32)
+        if PLAIN:
+            tl.store(d0 + at, g.to(d0.dtype.element_ty), inside)
+        else:
+            tl.store(d0 + at, (c0 * g).to(d0.dtype.element_ty), inside)
+            s0 += g * x0
+        if GROUPS > 1:
             tl.store(d1 + at, (c1 * g).to(d1.dtype.element_ty), inside)
             s1 += g * x1
-        if TERMS > 2:
+        if GROUPS > 2:
             tl.store(d2 + at, (c2 * g).to(d2.dtype.element_ty), inside)
             s2 += g * x2
-        if TERMS > 3:
+        if GROUPS > 3:
             tl.store(d3 + at, (c3 * g).to(d3.dtype.element_ty), inside)
             s3 += g * x3
-    parts += tl.program_id(0) * TERMS * width + tl.arange(0, BLOCK)
+    LEARNT: tl.constexpr = GROUPS - PLAIN
+    parts += tl.program_id(0) * LEARNT * width + tl.arange(0, BLOCK)
     channels = tl.arange(0, BLOCK) < width
-    tl.store(parts, tl.sum(s0, 0), channels)
-    tl.store(parts + width, tl.sum(s1, 0), channels & (TERMS > 1))
-    tl.store(parts + 2 * width, tl.sum(s2, 0), channels & (TERMS > 2))
-    tl.store(parts + 3 * width, tl.sum(s3, 0), channels & (TERMS > 3))
+    if not PLAIN:
+        tl.store(parts, tl.sum(s0, 0), channels)
+        parts += width
+    if GROUPS > 1:
+        tl.store(parts, tl.sum(s1, 0), channels)
+    if GROUPS > 2:
+        tl.store(parts + width, tl.sum(s2, 0), channels)
+    if GROUPS > 3:
+        tl.store(parts + 2 * width, tl.sum(s3, 0), channels)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from golf.model.embedding import SmearGate, TokenSmear, has_predecessor
 from golf.model.loss import softcap, softcapped_nll
+from golf.model.residual import Term
 from golf.model.rope import ntk_base
 from tests.golf.model.tiny import BOS, tiny, tokens
 
@@ -87,7 +88,7 @@ def test_one_lane_differs_from_serial_and_lanes_start_as_published():
     assert not torch.allclose(tiny(parallel="one_lane")(ids), tiny()(ids), atol=1e-2)
     lanes = tiny(parallel="two_lane", parallel_from=2, awake=False).lanes
     x, second, a, f = torch.randn(4, 1, 3, 32)
-    first, other = lanes(x, second, a, f, 2)
+    first, other = (lane.added(kernels=False) for lane in lanes(x, second, Term((a,)), Term((f,)), 2))
     assert torch.allclose(first, 1.1 * x + a + f, atol=1e-6)
     assert torch.allclose(other, 1.1 * second + a + f, atol=1e-6)
 

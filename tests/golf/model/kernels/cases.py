@@ -12,6 +12,9 @@ from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.loss import linear_cross_entropy
 from golf.model.kernels.mix_norm import mix_norm
 from golf.model.kernels.mlp import mlp
+from golf.model.kernels.projection import project
+from golf.model.kernels.rotary import rotary_heads
+from golf.model.rope import rotation
 from tests.golf.model.kernels import exact
 
 
@@ -48,14 +51,23 @@ def feed_forward(rows: int, width: int, hidden: int, slope: float = 0.5) -> Case
     return Case(f"mlp-{rows}x{width}x{hidden}", mlp, exact.mlp, draw)
 
 
-def mixed(terms: int, rows: int, width: int) -> Case:
-    def call(*arguments: Any, kernel: bool) -> tuple[Tensor, Tensor]:
-        return mix_norm(arguments[:terms], *arguments[terms:], kernel=kernel)
+def mixed(terms: int, rows: int, width: int, together: int = 1, plain: bool = False) -> Case:
+    """plain: the first coefficient is the number 1."""
+    count = terms - together + 1 - plain
+    ones = [1.0] * plain
+
+    def with_one(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            *own, coefficients, scale = arguments
+            return function(own, [*ones, *coefficients], scale, together=together, **options)
+
+        return call
 
     def draw() -> tuple[Any, ...]:
-        return *(torch.randn(rows, width) for _ in range(terms)), torch.randn(terms, width), 0.7
+        return *(torch.randn(rows, width) for _ in range(terms)), torch.randn(count, width) if count else (), 0.7
 
-    return Case(f"mix_norm{terms}-{rows}x{width}", call, exact.mix_norm, draw)
+    name = f"mix_norm{terms}-{rows}x{width}-{together}" + ("-plain" if plain else "")
+    return Case(name, with_one(mix_norm), with_one(exact.mix_norm), draw)
 
 
 def exclusive(shape: tuple[int, int, int, int], groups: int, gated: bool) -> Case:
@@ -68,6 +80,31 @@ def exclusive(shape: tuple[int, int, int, int], groups: int, gated: bool) -> Cas
     return Case(name, exclude_and_gate, exact.exclude_and_gate, draw)
 
 
+def rotary(shape: tuple[int, int], heads: int, groups: int, width: int, rope_dims: int, spread: bool = False) -> Case:
+    def call(*arguments: Any, kernel: bool) -> tuple[Tensor, ...]:
+        q, k, v, read = rotary_heads(*arguments, kernel=kernel, spread=spread)
+        return (q, k, v, read) if spread else (q, k, v)
+
+    def draw() -> tuple[Any, ...]:
+        rope = rotation(shape[1], rope_dims, 100.0, torch.device("cpu"), torch.float32)
+        return torch.randn(*shape, (heads + 2 * groups) * width), torch.rand(heads) + 0.5, rope, groups
+
+    name = f"rotary-{shape[1]}-{heads}-{groups}-{width}-{rope_dims}" + ("-spread" if spread else "")
+    return Case(name, call, partial(exact.rotary_heads, spread=spread), draw)
+
+
+def projection(shape: tuple[int, int, int], rows: tuple[int, int], gate: tuple[int, int] | None) -> Case:
+    def call(x: Tensor, first: Tensor, second: Tensor, gate: Tensor | None = None, *, kernel: bool) -> Any:
+        projected, logits = project(x, [first, second], gate, kernel)
+        return projected if logits is None else (projected, logits)
+
+    def draw() -> tuple[Any, ...]:
+        x, (first, second) = torch.randn(shape), (torch.randn(count, shape[2]) for count in rows)
+        return (x, first, second) if gate is None else (x, first, second, torch.randn(gate))
+
+    return Case(f"project-{'x'.join(map(str, shape))}" + ("-gated" if gate else ""), call, exact.project, draw)
+
+
 def small() -> list[Case]:
     """Sizes that fill no block, and those that fill several."""
     return [
@@ -78,7 +115,15 @@ def small() -> list[Case]:
         feed_forward(300, 72, 520),
         *(mixed(terms, 37, 24) for terms in (1, 2, 3, 4)),
         mixed(2, 8, 32),
+        *(mixed(terms, 37, 24, together) for terms, together in ((2, 2), (4, 2), (5, 3), (6, 3))),
+        *(mixed(terms, 21, 24, together, plain=True) for terms, together in ((2, 1), (2, 2), (3, 3), (4, 2))),
         exclusive((2, 19, 6, 12), 2, gated=True),
         exclusive((2, 19, 6, 12), 2, gated=False),
         exclusive((1, 16, 4, 16), 4, gated=True),
+        projection((2, 19, 24), rows=(16, 8), gate=(3, 5)),
+        projection((2, 19, 24), rows=(16, 8), gate=None),
+        rotary((2, 19), heads=6, groups=2, width=12, rope_dims=8),
+        rotary((1, 16), heads=4, groups=4, width=16, rope_dims=16),
+        rotary((2, 5), heads=3, groups=1, width=8, rope_dims=0),
+        rotary((2, 19), heads=6, groups=2, width=12, rope_dims=8, spread=True),
     ]

@@ -99,9 +99,10 @@ def test_dynamo_takes_all_of_them_in_one_graph():
         EVERYTHING,
         {"attention_gate": "sparse", "parallel": "two_lane", "parallel_from": 2, "loop_last": 1, "loop_passes": 2},
         {"parallel": "one_lane", "resid_mix": False, "xsa_layers": 0, "attention_gate": "double"},
+        {"parallel": "one_lane", "parallel_from": 1, "unet_skips": "gated"},
         {"activation": "star_relu", "softcap_kind": "asymmetric"},
     ],
-    ids=["serial", "lanes and loop", "one lane", "without kernels of their own"],
+    ids=["serial", "lanes and loop", "one lane", "one lane, mixed", "without kernels of their own"],
 )
 def test_the_model_computes_the_same_with_kernels(switches, quantized):
     model, ids = tiny(**switches), tokens()
@@ -116,6 +117,8 @@ def test_the_model_computes_the_same_with_kernels(switches, quantized):
 
     expected = gradients()
     model.use_kernels()
+    for block in model.blocks:
+        block.attention.spreads = quantized  # as for FlashAttention 3
     found = gradients()
     assert found.keys() == expected.keys()
     for name, value in expected.items():

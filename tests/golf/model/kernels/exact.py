@@ -13,9 +13,9 @@ def mlp(x, up, down, slope):
     return torch.where(z > 0, z**2, (slope * z) ** 2) @ down.mT
 
 
-def mix_norm(*arguments):
-    *terms, coefficients, scale = arguments
-    mixed = sum(c * term for c, term in zip(coefficients, terms, strict=True))
+def mix_norm(terms, coefficients, scale, together):
+    groups = [sum(terms[:together]), *terms[together:]]
+    mixed = sum(c * term for c, term in zip(coefficients, groups, strict=True))
     return mixed, scale * mixed / (mixed.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
 
@@ -24,6 +24,28 @@ def exclude_and_gate(y, v, gate=None):
     direction = (v / v.norm(dim=-1, keepdim=True).clamp(min=1e-12)).repeat_interleave(share, 2)
     y = y - (y * direction).sum(-1, keepdim=True) * direction
     return y if gate is None else y * gate[..., None]
+
+
+def rotary_heads(projected, gain, rope, groups, spread=False):
+    """Complex numbers turn the pairs (x_j, x_{j+P})."""
+    cos, sin = (table.squeeze(2) for table in rope)
+    batch, length, _ = projected.shape
+    heads = projected.view(batch, length, len(gain) + 2 * groups, -1)
+    normal, v = heads[:, :, :-groups], heads[:, :, -groups:]
+    normal = normal / (normal.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    pairs, turn = cos.shape[-1], torch.complex(cos, -sin)[:, :, None]
+    turned = torch.complex(normal[..., :pairs], normal[..., pairs : 2 * pairs]) * turn
+    normal = torch.cat((turned.real, turned.imag, normal[..., 2 * pairs :]), -1)
+    q, k = gain[:, None] * normal[:, :, : len(gain)], normal[:, :, len(gain) :]
+    if not spread:
+        return q, k, v
+    every = torch.arange(len(gain)) // (len(gain) // groups)
+    return q, k[:, :, every], v, v[:, :, every]
+
+
+def project(x, first, second, gate=None):
+    projected = torch.cat((x @ first.mT, x @ second.mT), -1)
+    return projected if gate is None else (projected, x[..., : gate.shape[1]] @ gate.mT)
 
 
 def errors(function, formula, inputs, uniform=False):

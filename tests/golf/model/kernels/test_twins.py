@@ -24,8 +24,10 @@ def test_kernels_are_refused_where_there_is_no_gpu():
 
 
 def test_sizes_that_no_kernel_takes_are_refused():
-    with pytest.raises(ValueError, match="found 5 terms, needed 1 to 4"):
-        mix_norm([torch.zeros(2, 3)] * 5, torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="found 1 terms together and 5 coefficients, needed 1 to 3 and 1 to 4"):
+        mix_norm([torch.zeros(2, 3)] * 5, torch.zeros(5, 3), kernel=True)
+    with pytest.raises(ValueError, match="found 4 terms together and 2 coefficients"):
+        mix_norm([torch.zeros(2, 3)] * 5, torch.zeros(2, 3), kernel=True, together=4)
     x, first = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"found 40000 tokens and cap 30\.0, needed at most 32768"):
         linear_cross_entropy(x, torch.zeros(40000, 2), first, 30.0, kernel=True)

@@ -1,0 +1,81 @@
+"""The residual stream as a sum that is added up where it is read.
+
+Every update of the stream is linear with a factor per channel: a layer's branch, the mix with the embedding, a U-Net
+skip, two lanes. So between two matrix products there is one sum of a few terms and its norm, and one pass over memory
+does for all (:mod:`golf.model.kernels.mix_norm`), where one update after the other reads and writes the stream each
+time. The terms are activations (B, T, D); a factor is fp32, (D,) or one number, None for 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from golf.model.kernels.mix_norm import MOST_COEFFICIENTS, MOST_TOGETHER, is_one, mix, mix_norm, norm_of_mix
+
+
+class Term(NamedTuple):
+    """``factor * sum(values)``."""
+
+    values: tuple[Tensor, ...]
+    factor: Tensor | float = 1.0
+
+    def times(self, factor: Tensor | float) -> Term:
+        """The term, scaled."""
+        if is_one(factor):
+            return self
+        return Term(self.values, factor if is_one(self.factor) else factor * self.factor)
+
+
+class Residual(NamedTuple):
+    """A sum of terms, not yet added."""
+
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, value: Tensor) -> Residual:
+        """What is one tensor (B, T, D) already."""
+        return cls((Term((value,)),))
+
+    def plus(self, term: Term) -> Residual:
+        """The sum with one more term; what has no factor becomes one term, whose values share their gradient."""
+        first, *others = self.terms
+        if is_one(first.factor) and is_one(term.factor):
+            return Residual((Term(first.values + term.values), *others))
+        return Residual((*self.terms, term))
+
+    def times(self, factor: Tensor | float) -> Residual:
+        """The sum, scaled."""
+        return Residual(tuple(term.times(factor) for term in self.terms))
+
+    def added(self, kernels: bool) -> Tensor:
+        """(B, T, D)."""
+        first, *others = self.terms
+        if not others and len(first.values) == 1 and is_one(first.factor):
+            return first.values[0]
+        values, factors, together = self._parts(kernels)
+        return mix(values, factors, kernel=kernels, together=together)
+
+    def normed(self, scale: float, kernels: bool) -> Tensor:
+        """(B, T, D): the norm of the sum, times ``scale``."""
+        values, factors, together = self._parts(kernels)
+        return norm_of_mix(values, factors, scale, kernel=kernels, together=together)
+
+    def added_and_normed(self, scale: float, kernels: bool) -> tuple[Tensor, Tensor]:
+        """The sum, and its norm times ``scale``, each (B, T, D)."""
+        values, factors, together = self._parts(kernels)
+        return mix_norm(values, factors, scale, kernel=kernels, together=together)
+
+    def _parts(self, kernels: bool) -> tuple[list[Tensor], list[Tensor | float], int]:
+        """All values, the factors, and how many values share the first: no more than the kernels take."""
+        first, *others = self.terms
+        others = [Term((value,), term.factor) for term in others for value in term.values]
+        if kernels and len(first.values) > MOST_TOGETHER:
+            begun = Residual((Term(first.values[:MOST_TOGETHER]),)).added(kernels)
+            return Residual((Term((begun, *first.values[MOST_TOGETHER:]), first.factor), *others))._parts(kernels)
+        if kernels and len(others) >= MOST_COEFFICIENTS:
+            begun = Residual((first, *others[: MOST_COEFFICIENTS - 1])).added(kernels)
+            return Residual((Term((begun,)), *others[MOST_COEFFICIENTS - 1 :]))._parts(kernels)
+        values = [*first.values, *(term.values[0] for term in others)]
+        return values, [first.factor, *(term.factor for term in others)], len(first.values)
