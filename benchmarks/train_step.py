@@ -135,8 +135,6 @@ def time_phase(run: Run, phase: Phase, steps: int, kernels: bool, rate: float | 
     for step in range(SETTLE):
         take_step(run, FIRST + step, 1.0, 0.5)
     wait_for(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     waits = count_waits(run, steps)
     waited = run.feed.waited
     ms = statistics.median(time_block(run, steps) for _ in range(BLOCKS))

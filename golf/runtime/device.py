@@ -100,10 +100,12 @@ def _count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def choose_compile(hardware: Hardware, device: torch.device) -> tuple[bool, str]:
-    """Whether to compile the model, and the reason."""
+def choose_compile(hardware: Hardware, device: torch.device, kernels: bool = False) -> tuple[bool, str]:
+    """Whether to compile the model, and the reason; ``kernels``: ours compute it."""
     if hardware.compile != "auto":
         return hardware.compile == "on", "hardware.compile"
     if device.type != "cuda":
         return False, "no GPU in use"
+    if kernels:
+        return False, "the kernels leave the compiler little"
     return True, "a GPU repays it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from golf.model.attention import Documents
 from golf.train.distributed import Ranks
 
 READ_AHEAD = 2  # steps
+Forward = Callable[..., Tensor]  # tokens, targets (B, T) int64, documents=… -> nll (B, T)
 
 
 class Batch(NamedTuple):
@@ -24,6 +26,21 @@ class Batch(NamedTuple):
     tokens: Tensor
     targets: Tensor
     documents: Documents | None
+
+    def nll(self, forward: Forward) -> Tensor:
+        """(rows, tokens): what ``forward`` gives for it."""
+        kept_apart = {} if self.documents is None else {"documents": self.documents}
+        return forward(self.tokens, self.targets, **kept_apart)
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors."""
+        return [self.tokens, self.targets, *([] if self.documents is None else [self.documents.starts])]
+
+    def copy(self) -> Batch:
+        """The same in memory of its own."""
+        documents = self.documents
+        own = None if documents is None else documents._replace(starts=documents.starts.clone())
+        return Batch(self.tokens.clone(), self.targets.clone(), own)
 
 
 class Request(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from golf.train.capture import Captured
 from golf.train.flops import Work
 from golf.train.log import say
 
@@ -27,10 +28,11 @@ class Meter:
         device: of this process.
         ranks: processes, which are all alike.
         peak: FLOP/s that a device could do; None: not known, and no utilisation is told.
+        captured: whose recordings count as compiled graphs; None: there are none.
     """
 
-    def __init__(self, device: torch.device, ranks: int, peak: float | None) -> None:
-        self._device, self._ranks, self._peak = device, ranks, peak
+    def __init__(self, device: torch.device, ranks: int, peak: float | None, captured: Captured | None = None) -> None:
+        self._device, self._ranks, self._peak, self._captured = device, ranks, peak, captured
         self.counts_work = peak is not None
         self.rows: list[list[Cell]] = []
         self.work: dict[int, Work] = {}  # by the loop's passes
@@ -41,15 +43,18 @@ class Meter:
 
     def begin(self, waited: float) -> None:
         """Count from here: everything before was set-up and warm-up. ``waited``: see :meth:`row`."""
-        self._graphs = compiled_graphs()
+        self._graphs = self._made()
         self._started, self._waited_before = time.perf_counter(), waited
         self._steps = self._tokens = 0
         self._flops = self._flops_before = 0.0
 
     @property
     def recompiles(self) -> int:
-        """Graphs compiled since the warm-up, which should have compiled all."""
-        return compiled_graphs() - self._graphs
+        """Graphs compiled or recorded since the warm-up, which should have made all."""
+        return self._made() - self._graphs
+
+    def _made(self) -> int:
+        return compiled_graphs() + (self._captured.count if self._captured else 0)
 
     def count(self, tokens: int, pairs: int, passes: int) -> None:
         """A step was queued: of ``tokens`` over all ranks, with ``pairs`` of attention on this one."""

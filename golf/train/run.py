@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from golf.data.loader import Loader, Stream, WindowLoader
 from golf.data.packing import PackedLoader, document_starts
@@ -18,10 +16,11 @@ from golf.optim.averaging import Averages
 from golf.optim.groups import build_optimizer
 from golf.runtime.device import choose_compile, describe
 from golf.runtime.rng import seed_all
+from golf.train.capture import Captured
 from golf.train.checkpoint import Store, data_digest, run_key
 from golf.train.clock import Clock, StepClock, WallClock
 from golf.train.distributed import Ranks
-from golf.train.feed import Feed
+from golf.train.feed import Feed, Forward
 from golf.train.flops import peak_flops
 from golf.train.log import Curve, say
 from golf.train.meter import Meter
@@ -30,7 +29,6 @@ from golf.train.plan import Plan, TrainConfig
 from golf.train.state import TrainState
 
 GRAPHS = 64  # of one function that torch.compile keeps: one a phase, its default of 8 is few
-Forward = Callable[..., Tensor]  # tokens, targets (B, T) int64, documents=… -> nll (B, T)
 
 
 @dataclass
@@ -42,6 +40,7 @@ class Run:
     ranks: Ranks
     clock: Clock
     forward: Forward
+    captured: Captured | None  # on a GPU: what takes its place
     state: TrainState
     feed: Feed
     curve: Curve
@@ -59,13 +58,16 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
     train, device = config.train, ranks.device
     loader = open_loader(config, plan, ranks)
     attention, why_attention = choose_backend(config.hardware.attention, device)
-    compiled, why_compiled = choose_compile(config.hardware, device)
-    seed_all(config.seed)
-    model = build(ModelSpec(config.model, config.vocab_size, config.bos_id), attention=attention, device=device)
     kernels, why_kernels = kernels_available(device)
     if config.hardware.kernels == "off":
         kernels, why_kernels = False, "hardware.kernels"
+    compiled, why_compiled = choose_compile(config.hardware, device, kernels)
+    seed_all(config.seed)
+    model = build(ModelSpec(config.model, config.vocab_size, config.bos_id), attention=attention, device=device)
     model.use_kernels(kernels)
+    forward = compile_forward(model) if compiled else model
+    replays = device.type == "cuda" and not compiled and config.hardware.graphs == "auto"
+    captured = Captured(model, forward) if replays else None
     averages = Averages(model, train.ema_decays, swa_share=train.swa_share, swa_every=train.swa_every)
     store = None
     if config.checkpoints is not None:
@@ -80,6 +82,7 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
         "attention": f"{attention}: {why_attention}",
         "compiled": compiled,
         "kernels": kernels,
+        "graphs": captured is not None,
         "torch": torch.__version__,
         "nccl": config.hardware.nccl or {},
     }
@@ -87,7 +90,7 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
         say(
             f"{name} x {ranks.count}; attention {facts['attention']}; "
             f"{'compiled' if compiled else 'eager'}: {why_compiled}; kernels {'on' if kernels else 'off'}: "
-            f"{why_kernels}; {facts['accumulation']} micro-batches of "
+            f"{why_kernels}; {'CUDA graphs; ' if captured else ''}{facts['accumulation']} micro-batches of "
             f"{facts['micro_batch_tokens']:,} tokens a step; clock: {plan.clock}"
         )
     return Run(
@@ -95,11 +98,12 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
         plan=plan,
         ranks=ranks,
         clock=StepClock(train.steps) if plan.budget_seconds is None else WallClock(plan.budget_seconds, ranks),
-        forward=compile_forward(model) if compiled else model,
+        forward=forward,
+        captured=captured,
         state=TrainState(model, build_optimizer(model, config.optim, ranks, compiled=compiled), averages),
         feed=Feed(loader, ranks),
         curve=Curve(ranks, train.spike_nats),
-        meter=Meter(device, ranks.count, peak_flops(name)),
+        meter=Meter(device, ranks.count, peak_flops(name), captured),
         store=store,
         facts=facts,
     )

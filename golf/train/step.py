@@ -9,9 +9,9 @@ from torch import Tensor
 
 from golf.model.linear import Grid, set_fake_quant
 from golf.params.train import Train
-from golf.train.feed import Batch, Request
+from golf.train.feed import Batch, Forward, Request
 from golf.train.phases import Phase
-from golf.train.run import Forward, Run
+from golf.train.run import Run
 
 
 def enter(run: Run, phase: Phase, step: int) -> None:
@@ -51,7 +51,8 @@ def take_step(run: Run, step: int, scale: float, progress: float) -> None:
     optimizer, phase, place = run.state.optimizer, run.phase, run.state.place
     row_tokens, pairs = run.plan.row_tokens, run.feed.pairs
     request = Request(place.tokens // row_tokens, phase.batch_tokens // row_tokens, phase.seq_len)
-    loss = accumulate(run.forward, run.feed.micro_batches(request, run.plan.divisions[phase.batch_tokens].micro_rows))
+    batches = run.feed.micro_batches(request, run.plan.divisions[phase.batch_tokens].micro_rows)
+    loss = run.captured(batches) if run.captured else accumulate(run.forward, batches)
     norms = gradient_norms(optimizer.params)
     norm = optimizer.step(scale, step, progress, want_norm=logged(run.config.train, step + 1))
     optimizer.zero_grad()
@@ -64,9 +65,8 @@ def take_step(run: Run, step: int, scale: float, progress: float) -> None:
 def accumulate(forward: Forward, batches: Sequence[Batch]) -> Tensor:
     """Add the gradients of the mean loss over all of ``batches`` (of one size) to the weights'; that loss, 0-d."""
     total: Tensor | None = None
-    for tokens, targets, documents in batches:
-        kept_apart = {} if documents is None else {"documents": documents}
-        loss = forward(tokens, targets, **kept_apart).mean() / len(batches)
+    for batch in batches:
+        loss = batch.nll(forward).mean() / len(batches)
         loss.backward()
         total = loss.detach() if total is None else total + loss.detach()
     if total is None:

@@ -9,33 +9,35 @@ import torch
 
 from golf.params.hardware import Hardware
 from golf.train.distributed import join
-from golf.train.loop import set_up, take_step, train, warm_up
+from golf.train.loop import enter, set_up, take_step, train, warm_up
 from golf.train.plan import TrainConfig, make_plan
 from tests.golf.train.test_checkpoint import interrupt
 from tests.golf.train.test_distributed import run_ranks
-from tests.golf.train.tiny import make_config
+from tests.golf.train.tiny import GROWING, make_config
 
 pytestmark = pytest.mark.gpu
 
 
-def on_gpu(config: TrainConfig, compiled: str = "off") -> TrainConfig:
-    hardware = Hardware(device="cuda", compile=compiled)  # type: ignore[arg-type]
+def on_gpu(config: TrainConfig, compiled: str = "off", graphs: str = "off") -> TrainConfig:
+    hardware = Hardware(device="cuda", compile=compiled, graphs=graphs)  # type: ignore[arg-type]
     return dataclasses.replace(config, hardware=hardware)
 
 
-def test_a_step_never_waits_for_the_device(tmp_path: Path) -> None:
-    config = on_gpu(make_config(tmp_path, micro_batch_tokens=128))
+@pytest.mark.parametrize("graphs", ["off", "auto"])
+def test_a_step_never_waits_for_the_device(tmp_path: Path, graphs: str) -> None:
+    config = on_gpu(make_config(tmp_path, micro_batch_tokens=128), graphs=graphs)
     with join(config.hardware) as ranks:
         run = set_up(config, make_plan(config.train, config.hardware, 1), ranks)
         with run.feed:
             warm_up(run)
+            enter(run, run.plan.phases[-1], 0)
             torch.cuda.set_sync_debug_mode("error")
             try:
                 for step in range(3):
                     take_step(run, step, 1.0, 0.9)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-            run.curve.flush(3, 1.0)
+            run.curve.flush(3, run.state.place.tokens, 1.0)
     assert math.isfinite(run.curve.last_loss)
 
 
@@ -48,6 +50,17 @@ def test_a_compiled_run_switches_to_late_qat_without_compiling_and_follows_the_e
     for ours, theirs in zip(compiled.curve, eager.curve, strict=True):
         assert ours[2] == pytest.approx(theirs[2], rel=0.03)
     assert compiled.final_loss < 2.5
+
+
+def test_a_recorded_run_is_the_eager_one_through_every_phase(tmp_path: Path) -> None:
+    """A loop that switches on, late QAT, growing rows: each is a graph of its own, recorded in the warm-up."""
+    config = make_config(tmp_path, **GROWING)
+    eager = train(on_gpu(config))
+    recorded = train(on_gpu(config, graphs="auto"))
+    assert recorded.timing["graphs"] is True
+    assert recorded.timing["recompiles"] == 0
+    for ours, theirs in zip(recorded.curve, eager.curve, strict=True):
+        assert ours[2] == pytest.approx(theirs[2], rel=1e-3)
 
 
 def test_a_run_begun_on_a_gpu_ends_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +76,9 @@ import dataclasses, sys
 from pathlib import Path
 from golf.params.hardware import Hardware
 from golf.train.loop import train
-from tests.golf.train.tiny import make_config
+from tests.golf.train.tiny import GROWING, make_config
 config = make_config(Path(sys.argv[1]), **eval(sys.argv[2]))
-result = train(dataclasses.replace(config, hardware=Hardware(device="cuda", compile="on")))
+result = train(dataclasses.replace(config, hardware=Hardware(device="cuda")))
 print("rank", result.first, result.steps, result.clock, result.timing["clock_seconds"], result.final_loss, flush=True)
 """
 

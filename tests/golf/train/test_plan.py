@@ -89,6 +89,7 @@ def test_ranks_are_as_many_as_the_machine_and_the_batch_allow(monkeypatch: pytes
 def test_compilation_is_chosen_with_a_reason() -> None:
     assert choose_compile(Hardware(), torch.device("cpu")) == (False, "no GPU in use")
     assert choose_compile(Hardware(), torch.device("cuda"))[0]
+    assert not choose_compile(Hardware(), torch.device("cuda"), kernels=True)[0]
     assert choose_compile(Hardware(compile="off"), torch.device("cuda")) == (False, "hardware.compile")
     assert choose_compile(Hardware(compile="on"), torch.device("cpu"))[0]
 
