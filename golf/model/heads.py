@@ -28,6 +28,16 @@ class Shared(NamedTuple):
     adapters: Adapters | None
 
 
+class Projected(NamedTuple):
+    """What attention makes of its input: q and k normalised and rotated, each head of width W."""
+
+    q: Tensor  # (B, T, H, W)
+    k: Tensor  # (B, T, G, W); spread, each for every query head that reads it, (B, T, H, W)
+    v: Tensor  # (B, T, G, W)
+    read: Tensor  # the values as attention reads them: v, or spread as k
+    opened: Tensor | None  # (B, T, H): how far each head's gate stands open
+
+
 def for_repeat(shared: Shared, repeat: int) -> Shared:
     """``shared`` for a pass of a looped layer after its first: with that pass's own adapters."""
     if shared.adapters is None:
@@ -75,14 +85,14 @@ class Attention(nn.Module):
             the output (B, T, D) and this layer's own values (B, T, G, W).
         """
         adapters = shared.adapters
-        q, k, v, read, opened = self.project(x, shared)
-        unmixed = v
+        q, k, own, read, opened = self.project(x, shared)
+        v = own
         if self.value_embed_gain is not None and shared.value_embed is not None:
             v = v + self.value_embed_gain.to(v.dtype) * shared.value_embed.view_as(v)
         own_value = v
         if self.value_residual_gate is not None and first_value is not None:
             v = v + torch.sigmoid(self.value_residual_gate).to(v.dtype) * first_value
-        read = read if v is unmixed else spread_heads(v, k.shape[2] // v.shape[2])
+        read = read if v is own else spread_heads(v, k.shape[2] // v.shape[2])
         y = self.attend(q, k, read, shared.documents)
         if self.exclusive:
             y = exclude_and_gate(y, v, opened, self.kernels)
@@ -92,21 +102,17 @@ class Attention(nn.Module):
             return project(y.flatten(2), [scale[:, None] * self.output.seen_weight()], kernel=True)[0], own_value
         return self.output(y.flatten(2), adapters), own_value
 
-    def project(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """x (B, T, D) -> normalised, rotated queries and keys, values, the values as attention reads them, and the
-        opening of each head's gate (B, T, H).
-
-        Queries are (B, T, H, W), the others (B, T, G, W); spread, keys and values as they are read (B, T, H, W).
-        """
+    def project(self, x: Tensor, shared: Shared) -> Projected:
+        """Project x (B, T, D)."""
         adapters, parts = shared.adapters, (self.query, self.key, self.value)
         if self.kernels and adapters is None:
             weights, gate = [part.seen_weight() for part in parts], self.gate
             heads, logits = project(x, weights, None if gate is None else gate.weight, kernel=True)
             read = rotary_heads(heads, self.query_gain, shared.rope, self.kv_heads, kernel=True, spread=self.spreads)
-            return *read, None if gate is None or logits is None else gate.opened(logits)
+            return Projected(*read, None if gate is None or logits is None else gate.opened(logits))
         q, k, v = (part(x, adapters).unflatten(2, (-1, self.width)) for part in parts)
         q = rotate(rms_norm(q, self.query_gain[:, None]), shared.rope)  # a rotation commutes with the head's gain
-        return q, rotate(rms_norm(k), shared.rope), v, v, None if self.gate is None else self.gate(x)
+        return Projected(q, rotate(rms_norm(k), shared.rope), v, v, None if self.gate is None else self.gate(x))
 
 
 class OutputGate(nn.Module):
