@@ -1,7 +1,8 @@
-"""Quantise the selected weights by GPTQ on calibration text from the training split.
+"""Quantise the selected weights by GPTQ, calibrated on text of the training split or of the model's own.
 
-Reads ``runs/select/SEED``, the train split of ``data/shards`` (calibration) and its held-out split with the byte
-table of ``data/tokenizer`` (bits per byte before and after); never validation text. With ``quant.fit`` also
+Reads ``runs/select/SEED``, the train split of ``data/shards`` (calibration, unless the model writes its own text) and
+its held-out split with the byte table of ``data/tokenizer`` (bits per byte before and after); never validation text.
+With ``quant.fit`` also
 ``reports/bundle.json``: what the program leaves of the budget is what the artifact is fitted to. Writes
 ``runs/quantize/SEED`` (codes, steps and fp16 controls, model.json, tensors.csv) and ``reports/quantize/SEED.json``.
 
@@ -22,9 +23,10 @@ from golf.params.base import check_every_section, load
 from golf.params.budget import Budget
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
+from golf.quant.calibration import calibration_text
 from golf.quant.curvature import calibrate
 from golf.quant.fit import Fitted, fit
-from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout, sample
+from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout
 from golf.quant.model import Quantizer, check_state, summary, write_table
 from golf.quant.quantized import QuantizedModel, dequantize_model, save
 from golf.runtime.apart import ask
@@ -53,11 +55,9 @@ def main() -> None:
         model = build(spec, state, attention, device)
         table = ByteTable.load("data/tokenizer/bytes.safetensors")
         heldout = read_heldout(SHARDS, table, tokens=config.heldout_tokens, seq_len=config.seq_len, spec=spec, say=say)
-        calibration = sample(
-            SHARDS, "train", tokens=config.calibration_tokens, seq_len=config.seq_len, seed=seed, spec=spec, say=say
-        )
     with watch.part("hessians"):
-        found = calibrate(model, calibration, batch_windows(calibration), config.steps)
+        text = calibration_text(model, SHARDS, config, spec, seed, say)
+        found = calibrate(model, text, batch_windows(text.tokens), config.steps)
     with watch.part("gptq"):
         quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, say, found.gains)
     with watch.part("fit" if config.fit else "gptq"):
@@ -80,7 +80,8 @@ def main() -> None:
     if fitted:
         numbers["fit"] = fitted.report()
     write_report("quantize", numbers, seed=seed)
-    write_timing("quantize", watch, seed=seed, device=describe(device))
+    text_seconds = watch.parts["hessians"] if config.calibration == "train" else 0.0  # that count as training
+    write_timing("quantize", watch, seed=seed, device=describe(device), text_seconds=round(text_seconds, 3))
     print(f"quantize: {config.bits} bits, {pre_bpb:.4f} -> {post_bpb:.4f} bpb on held-out training text")
 
 

@@ -61,7 +61,8 @@ def main() -> None:
         save_model(folder, "model", choice.state, spec.config, spec.vocab_size, spec.bos_id)
         choice.write_table(folder / "candidates.csv")
     write_report("select", {**choice.report(), "tokens": heldout.tokens}, seed=seed)
-    write_timing("select", watch, seed=seed, device=describe(device))
+    reads = watch.parts["read"] + watch.parts["score"] if len(choice.scores) > 1 else 0.0  # of one there is no choice
+    write_timing("select", watch, seed=seed, device=describe(device), text_seconds=round(reads, 3))
     best = min(score.post_bpb for score in choice.scores)
     print(f"select: {choice.name}, {best:.4f} bpb after quantisation, the best of {len(choice.scores)}")
 

@@ -22,11 +22,12 @@ from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
 from golf.params.train import Train
+from golf.runtime.apart import ask
 from golf.runtime.errors import DataError, run_main
 from golf.runtime.files import write_bytes
 from golf.runtime.report import REPORTS, Stopwatch, timing_path, write_report, write_timing
 from golf.train.checkpoint import forget
-from golf.train.distributed import started_by_torchrun
+from golf.train.distributed import Ranks, started_by_torchrun
 from golf.train.launch import launch, reported
 from golf.train.log import write_curve
 from golf.train.loop import TrainResult, train
@@ -75,7 +76,12 @@ def main() -> None:
 def run(config: TrainConfig, totals: tuple[int, int], failure: Path | None) -> None:
     """Train; the first rank reports, and forgets the checkpoints once the result is safe."""
     watch = Stopwatch()
-    result = train(config, watch, failure)
+
+    def reserve(ranks: Ranks) -> float:
+        """What `select` and `quantize`, one process each, will need; see :mod:`golf.quant.__main__`."""
+        return float(ask("quant", str(SHARDS), str(config.seed))) if ranks.first else 0.0
+
+    result = train(config, watch, failure, reserve)
     if not result.first:
         return
     write_bytes(REPORTS / "curves" / f"{config.seed}.csv", write_curve(result.curve))

@@ -25,7 +25,8 @@ class Quant(Section):
     fit: bool = False  # all steps times what makes code and model land on budget.artifact_bytes
     clip_sigma: float = 12.85  # clip of the matrices, in standard deviations of a row
     embed_clip_sigma: float = 12.85  # of the embeddings; late QAT trained on this grid (train.qat_embed_clip_sigma)
-    calibration_tokens: int = 32768  # training tokens the Hessians are collected from
+    calibration: Literal["train", "self"] = "train"  # text of the Hessians; self: the model's own, which is no data
+    calibration_tokens: int = 32768  # tokens of that text; of its own a model writes 131072 at most
     seq_len: int = 256  # tokens of a window of that text
     heldout_tokens: int = 8192  # held-out training tokens that bpb before and after is reported on
     damping: float = 0.01  # of the mean diagonal, added to the Hessian; grows when Cholesky fails

@@ -17,7 +17,8 @@ class Train(Section):
     steps: int = 420  # optimizer steps; 0: the clock decides
     seconds: float = 600.0  # wall-clock budget on `gpus` GPUs; fewer GPUs stretch it in proportion
     gpus: int = 8
-    reserve_seconds: float = 8.0  # of that budget, for calibration reads after the last step
+    reserve_seconds: float | None = 8.0  # of that budget, for reads of training text after the last step, which are the
+    # choice among weights and calibration; None: what they are measured to take before the clock starts
     batch_tokens: int = 2048  # tokens an optimizer step, over all GPUs
     micro_batch_tokens: int = 2048  # tokens a forward pass on one GPU; the rest is accumulated
     seq_len: int = 256
@@ -43,7 +44,7 @@ class Train(Section):
 
     def __post_init__(self) -> None:
         self.require(self.steps >= 0, "steps", "0 (the clock decides) or more", 300)
-        self.require(self.seconds > self.reserve_seconds >= 0, "seconds", "more than reserve_seconds", 600)
+        self.require(self.seconds > (self.reserve_seconds or 0) >= 0, "seconds", "more than reserve_seconds", 600)
         self.require(self.gpus in (1, 2, 4, 8), "gpus", "1, 2, 4 or 8", 8)
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
         for key in ("micro_batch_tokens", "batch_tokens"):

@@ -150,16 +150,16 @@ def choose(
     best: tuple[float, str, dict[str, Tensor]] | None = None
     with Progress("select", total=len(found)) as bar:
         for name, state in states(folder, found):
-            score = _score(name, state, spec, heldout, grids, attention, device)
-            scores.append(score)
-            if best is None or score.post_bpb < best[0]:
-                best = (score.post_bpb, name, state)
-            bar.advance(1, f"{name} {score.post_bpb:.4f} bpb")
+            result = score(name, state, spec, heldout, grids, attention, device)
+            scores.append(result)
+            if best is None or result.post_bpb < best[0]:
+                best = (result.post_bpb, name, state)
+            bar.advance(1, f"{name} {result.post_bpb:.4f} bpb")
     assert best is not None
     return Choice(best[1], best[2], tuple(scores))
 
 
-def _score(
+def score(
     name: str,
     state: dict[str, Tensor],
     spec: ModelSpec,
@@ -168,6 +168,11 @@ def _score(
     attention: str,
     device: torch.device | str,
 ) -> Score:
+    """The candidate ``name`` with the weights ``state``; ``grids`` are width and clip of the matrices and embeddings.
+
+    Raises:
+        DataError: weights are NaN or infinite, or do not fit ``spec``.
+    """
     try:
         model = build(spec, state, attention, device)
         groups = tensor_groups(model)

@@ -11,6 +11,7 @@ not look, and the first layer does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from golf.data.loader import Rows
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.transformer import Transformer
-from golf.quant.hessian import collect, tensor_name
+from golf.quant.calibration import Passes, Peers
+from golf.quant.hessian import collect_over, tensor_name
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,55 @@ class Curvature:
 
     hessians: dict[str, Tensor]  # by name, (C, C) fp64: those of the inputs, and those of the tables
     gains: dict[str, float]  # by name: the loss is 1/2 gain times the sum over rows of d H d^T
+    tokens: int  # that were read for it, at the last reading
 
 
-def calibrate(model: Transformer, windows: Tensor, batch: int, steps: str) -> Curvature:
+def calibrate(
+    model: Transformer,
+    text: Tensor | Rows,
+    batch: int,
+    steps: str,
+    peers: Peers | None = None,
+    seconds: float = math.inf,
+    *,
+    progress: bool = True,
+) -> Curvature:
     """What the quantiser with these ``steps`` (``quant.steps``) needs to know of the model; see :func:`curvature`.
 
     Only steps by curvature take the backward pass: the others go by the inputs alone, and there are no gains.
+
+    Args:
+        model, text, batch: see there.
+        steps: of the quantiser.
+        peers: the ranks that share the text; each calls this and gets the whole result.
+        seconds: what is not expected to be read within is left unread; where there are two readings, each has half.
+        progress: show a bar.
     """
-    hessians = collect(model, windows, batch, progress=True)
-    return curvature(model, windows, batch, hessians) if steps == "curvature" else Curvature(hessians, {})
+    device = model.embed.weight.device
+    passes = Passes(text, batch, device, peers, seconds / 2 if steps == "curvature" else seconds)
+    hessians = collect_over(model, passes, progress=progress)
+    if steps == "curvature":
+        return curvature_over(model, passes, hessians)
+    return Curvature(hessians, {}, passes.done)
 
 
-def curvature(model: Transformer, windows: Tensor, batch: int, hessians: Mapping[str, Tensor]) -> Curvature:
+def curvature(model: Transformer, text: Tensor | Rows, batch: int, hessians: Mapping[str, Tensor]) -> Curvature:
     """The curvature of the loss on calibration text.
 
     Args:
         model: with its weights; left as it was.
-        windows: (N, T+1) int64 tokens.
-        batch: windows a pass.
+        text: (N, T+1) int64 tokens, or rows whose documents are kept apart.
+        batch: rows a pass.
         hessians: of the matrices' inputs, :func:`golf.quant.hessian.collect`.
 
     Returns:
         for every matrix and table.
     """
-    device = model.embed.weight.device
+    return curvature_over(model, Passes(text, batch, model.embed.weight.device), hessians)
+
+
+def curvature_over(model: Transformer, passes: Passes, hessians: Mapping[str, Tensor]) -> Curvature:
+    """:func:`curvature` over ``passes``, which ranks may share."""
     squares: dict[str, Tensor] = {}  # of the loss's gradient by a matrix's outputs, summed over tokens and outputs
     outer: dict[str, Tensor] = {}  # of the gradient by what a table gives with itself, summed over tokens
     tables = {id(module.weight): f"{name}.weight" for name, module in _tables(model)}
@@ -68,22 +96,22 @@ def curvature(model: Transformer, windows: Tensor, batch: int, hessians: Mapping
     model.eval()
     try:
         with torch.enable_grad(), _Lookups(outer, tables):
-            for part in windows.split(batch):
-                tokens = part.to(device)
-                model(tokens[:, :-1], tokens[:, 1:]).sum().backward()
+            for tokens, documents in passes:
+                model(tokens[:, :-1], tokens[:, 1:], **documents).sum().backward()
                 model.zero_grad(set_to_none=True)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
     rows = {name: value.shape[0] for name, value in model.state_dict().items() if value.dim() == 2}
-    count = windows.shape[0] * (windows.shape[1] - 1)
+    passes.add_up({f"output {name}": total for name, total in squares.items()} | outer)
+    count = passes.done
     combined, gains = dict(hessians), {name: float(total) / count for name, total in squares.items()}
     for key in tables.values():
         seen = outer[key] / count
         combined[key] = gains[key] * combined[key] + seen if key in gains else seen
         gains[key] = 1.0
-    return Curvature(combined, {name: gain / rows[name] for name, gain in gains.items()})
+    return Curvature(combined, {name: gain / rows[name] for name, gain in gains.items()}, count)
 
 
 def _tables(model: nn.Module) -> list[tuple[str, Embedding]]:

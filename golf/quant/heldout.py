@@ -59,6 +59,16 @@ def sample(
     if available < wanted and say is not None:
         say(f"{split} text holds {available * seq_len:,} of the {tokens:,} tokens asked for: taking all")
     chosen = windows(stream, seq_len, min(wanted, available), seed)
+    check_tokens(chosen, split, shards, spec)
+    return chosen
+
+
+def check_tokens(chosen: Tensor, split: str, shards: Path | str, spec: ModelSpec) -> None:
+    """Refuse text of another tokenizer.
+
+    Raises:
+        DataError: a token outside the model's vocabulary.
+    """
     largest = int(chosen.max())
     if largest >= spec.vocab_size:
         raise DataError(
@@ -66,7 +76,6 @@ def sample(
             "the model's vocabulary: other shards than it was trained on",
             hint="dvc repro train",
         )
-    return chosen
 
 
 def read_heldout(

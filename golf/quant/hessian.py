@@ -7,23 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from golf.data.loader import Rows
 from golf.model.linear import Linear, TiedHead
 from golf.model.transformer import Transformer
-from golf.runtime.errors import DataError
+from golf.quant.calibration import Passes
 from golf.runtime.progress import Progress
 
 
-@torch.no_grad()
-def collect(model: Transformer, windows: Tensor, batch: int, *, progress: bool = False) -> dict[str, Tensor]:
+def collect(model: Transformer, text: Tensor | Rows, batch: int, *, progress: bool = False) -> dict[str, Tensor]:
     """The Hessian of each matrix on calibration text.
 
-    The tied embedding gets that of its role as output projection. Tables that are only looked up have none.
-    Matrices with one input (query, key and value) share one tensor. A matrix used twice counts both uses.
+    The tied embedding gets that of its role as output projection; what it does as a table of inputs has no such matrix,
+    and is added by :mod:`golf.quant.curvature`. Tables that are only looked up have none. Matrices with one input
+    (query, key and value) share one tensor. A matrix used twice counts both uses.
 
     Args:
         model: with its weights; left as it was.
-        windows: (N, T+1) int64 tokens; the last of each window is not read.
-        batch: windows a forward pass. The speed, and the order of summation.
+        text: (N, T+1) tokens, the last of each window is not read; or rows whose documents are kept apart.
+        batch: rows a forward pass. The speed, and the order of summation.
         progress: show a bar.
 
     Returns:
@@ -32,9 +33,15 @@ def collect(model: Transformer, windows: Tensor, batch: int, *, progress: bool =
     Raises:
         DataError: no windows.
     """
-    if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise DataError(f"calibration: found windows {tuple(windows.shape)}, needed (1 or more, 2 or more)")
-    device = model.embed.weight.device
+    return collect_over(model, Passes(text, batch, model.embed.weight.device), progress=progress)
+
+
+@torch.no_grad()
+def collect_over(model: Transformer, passes: Passes, *, progress: bool = False) -> dict[str, Tensor]:
+    """:func:`collect` over ``passes``, which ranks may share: all get the Hessians of the whole text.
+
+    They differ from one process's by the order of fp64 sums, which is all that the division changes.
+    """
     collector = _Collector()
     handles = [
         module.register_forward_pre_hook(collector.hook(tensor_name(name, module)))
@@ -44,16 +51,16 @@ def collect(model: Transformer, windows: Tensor, batch: int, *, progress: bool =
     was_training = model.training
     model.eval()
     try:
-        with Progress("calibrate", total=windows.shape[0]) if progress else _Silent() as bar:
-            for part in windows.split(batch):
-                model(part[:, :-1].to(device))
+        with Progress("calibrate", total=len(passes)) if progress else _Silent() as bar:
+            for tokens, documents in passes:
+                model(tokens[:, :-1], **documents)
                 collector.end_pass()
-                bar.advance(part.shape[0])
+                bar.advance(1)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return collector.means()
+    return collector.means(passes)
 
 
 def tensor_name(name: str, module: nn.Module) -> str:
@@ -77,10 +84,11 @@ class _Collector:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.tokens: dict[str, int] = {}
+        self.uses: dict[str, int] = {}  # of a matrix in a pass
         self.leaders: dict[str, str] = {}  # name -> name under which its input is summed
         self._last: Tensor | None = None
         self._last_name = ""
+        self._passes = 0
 
     def hook(self, name: str) -> Any:
         """A forward pre-hook that records the first argument of the module."""
@@ -100,10 +108,12 @@ class _Collector:
     def end_pass(self) -> None:
         """Let go of the last input."""
         self._last = None
+        self._passes += 1
 
-    def means(self) -> dict[str, Tensor]:
-        """Sums over token counts, by the name of the weight."""
-        means = {name: total / self.tokens[name] for name, total in self.sums.items()}
+    def means(self, passes: Passes) -> dict[str, Tensor]:
+        """Sums over ranks, over token counts, by the name of the weight."""
+        passes.add_up(self.sums)
+        means = {name: total / (self.uses[name] // self._passes * passes.done) for name, total in self.sums.items()}
         return {name: means[leader] for name, leader in self.leaders.items()}
 
     def _add(self, name: str, x: Tensor) -> None:
@@ -113,4 +123,4 @@ class _Collector:
             self.sums[name] += product
         else:
             self.sums[name] = product
-        self.tokens[name] = self.tokens.get(name, 0) + rows.shape[0]
+        self.uses[name] = self.uses.get(name, 0) + 1

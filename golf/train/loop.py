@@ -6,8 +6,9 @@ the shipped program train by the same code; under torchrun each rank calls it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ import torch
 
 from golf.model.weights import save_model
 from golf.optim.schedule import lr_scale
-from golf.runtime.errors import DataError
+from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_directory
 from golf.runtime.progress import Progress
 from golf.runtime.report import Stopwatch
-from golf.train.clock import Pace
+from golf.train.clock import Pace, WallClock
 from golf.train.connect import connect
 from golf.train.diagnose import diagnosis
-from golf.train.distributed import world_size
+from golf.train.distributed import Ranks, world_size
 from golf.train.log import Diverged, say
 from golf.train.meter import speed
 from golf.train.phases import phase_at
@@ -47,6 +48,7 @@ class TrainResult:
         speed: rows of :data:`golf.train.meter.COLUMNS`.
         timing: what depends on the machine: speed, memory, device, versions.
         checkpoints: folder to remove once the result is safe; None: there is none.
+        left_seconds: of the clock, for reads of training text after the last step; None: steps were the budget.
     """
 
     first: bool
@@ -60,45 +62,59 @@ class TrainResult:
     speed: list[list[float | None]]
     timing: dict[str, Any]
     checkpoints: Path | None
+    left_seconds: float | None
 
 
-def train(config: TrainConfig, watch: Stopwatch | None = None, failure: Path | None = None) -> TrainResult:
+Reserve = Callable[[Ranks], float]  # seconds of reads after the last step; every rank asks, the first one's count
+
+
+def train(
+    config: TrainConfig, watch: Stopwatch | None = None, failure: Path | None = None, reserve: Reserve | None = None
+) -> TrainResult:
     """Train one seed and write its weights to ``config.out``: ``raw``, an ``ema-DECAY`` each, ``swa``, model.json.
 
     Args:
         config: everything; see :class:`golf.train.plan.TrainConfig`.
         watch: gets the seconds of the parts setup, warm-up, train and write.
         failure: file for the word of a rank that hangs, see :func:`golf.train.connect.connect`.
+        reserve: see :func:`set_aside`.
 
     Raises:
         ConfigError, DataError, MissingInput: the run cannot be done as asked for; told before anything is computed.
         Diverged: its loss or gradient went wrong; its checkpoints stay.
     """
-    watch = watch or Stopwatch()
     check(config)
-    plan = make_plan(config.train, config.hardware, world_size(), config.model.loop_passes)
+    make_plan(config.train, config.hardware, world_size(), config.model.loop_passes)  # refused before the ranks meet
     with connect(config.hardware, failure) as ranks:
-        with watch.part("setup"):
-            run = set_up(config, plan, ranks)
-            elapsed = resume(run)
-        with ExitStack() as ends:
-            ends.enter_context(run.feed)
-            ends.enter_context(run.store or nullcontext())
-            with watch.part("warm-up"):
-                if ranks.device.type == "cuda" or run.facts["compiled"] or plan.budget_seconds is not None:
-                    measure_work(run)
-                    warm_up(run)
-                    wait_for(ranks.device)
-                ranks.meet()
-            run.meter.begin(run.feed.waited)
-            run.clock.begin(elapsed)
-            with watch.part("train"):
-                optimize(run)
+        return train_among(ranks, config, watch or Stopwatch(), reserve)
+
+
+def train_among(ranks: Ranks, config: TrainConfig, watch: Stopwatch, reserve: Reserve | None = None) -> TrainResult:
+    """:func:`train` by ranks that have met, and stay together for what comes after it."""
+    plan = make_plan(config.train, config.hardware, ranks.count, config.model.loop_passes)
+    with watch.part("setup"):
+        run = set_up(config, plan, ranks)
+        elapsed = resume(run)
+    with ExitStack() as ends:
+        ends.enter_context(run.feed)
+        ends.enter_context(run.store or nullcontext())
+        with watch.part("warm-up"):
+            if ranks.device.type == "cuda" or run.facts["compiled"] or plan.budget_seconds is not None:
+                measure_work(run)
+                warm_up(run)
                 wait_for(ranks.device)
-            run.facts |= speed(run, watch.parts["train"])
-        with watch.part("write"):
-            if ranks.first:
-                write_weights(run)
+            set_aside(run, reserve)
+            ranks.meet()
+        run.meter.begin(run.feed.waited)
+        run.clock.begin(elapsed)
+        with watch.part("train"):
+            optimize(run)
+            wait_for(ranks.device)
+        left = None if plan.total_seconds is None else plan.total_seconds - run.clock.elapsed
+        run.facts |= speed(run, watch.parts["train"])
+    with watch.part("write"):
+        if ranks.first:
+            write_weights(run)
     return TrainResult(
         first=ranks.first,
         steps=run.steps,
@@ -111,7 +127,34 @@ def train(config: TrainConfig, watch: Stopwatch | None = None, failure: Path | N
         speed=run.meter.rows,
         timing=run.facts,
         checkpoints=run.store.folder if run.store else None,
+        left_seconds=left,
     )
+
+
+def set_aside(run: Run, reserve: Reserve | None) -> None:
+    """Take from the clock what reads of training text after the last step were just measured to need.
+
+    Only where ``train.reserve_seconds`` is not given; without ``reserve`` nothing reads after the last step.
+
+    Raises:
+        ConfigError: nothing would be left for steps.
+    """
+    total, seconds = run.plan.total_seconds, run.config.train.reserve_seconds
+    if total is None:
+        return
+    if seconds is None:
+        seconds = run.ranks.first_says(reserve(run.ranks) if reserve else 0.0)
+        if seconds >= total:
+            raise ConfigError(
+                f"train.seconds: found a clock of {total:g} s, needed more than the {seconds:.1f} s that reading "
+                "training text after the last step was measured to take",
+                hint="dvc exp run -S quant.calibration_tokens=... with half of its value",
+            )
+        run.plan = replace(run.plan, budget_seconds=total - seconds)
+        run.clock = WallClock(total - seconds, run.ranks)
+        if run.ranks.first:
+            say(f"{seconds:.2f} of {total:g} s are set aside for reads of training text after the last step")
+    run.facts["reserve_seconds"] = round(total - (run.plan.budget_seconds or 0.0), 3)
 
 
 def resume(run: Run) -> float:

@@ -83,7 +83,8 @@ class Plan:
         row_tokens: tokens of a row of the loader: a window of ``seq_len``, or a packed micro-batch.
         divisions: by the tokens of a step, of which there are several when the batch grows.
         phases: of the run, in order.
-        budget_seconds: of wall clock; None when steps are the budget.
+        budget_seconds: of wall clock for steps; None when they are the budget.
+        total_seconds: those, and what is left for reads of training text after the last step.
         clock: ``steps``, ``wall``, or ``stretched x8``: on fewer GPUs than ``train.gpus`` the clock has more seconds.
     """
 
@@ -92,6 +93,7 @@ class Plan:
     divisions: Mapping[int, Division]
     phases: Sequence[Phase]
     budget_seconds: float | None
+    total_seconds: float | None
     clock: str
 
 
@@ -109,8 +111,10 @@ def make_plan(config: Train, hardware: Hardware, processes: int, passes: int = 1
     row_tokens = config.micro_batch_tokens if config.pack == "documents" else config.seq_len
     phases = all_phases(config, passes)
     divisions = {phase.batch_tokens: divide(phase.batch_tokens, config, row_tokens, processes) for phase in phases}
-    budget, clock = _budget(config, hardware, processes)
-    return Plan(processes, row_tokens, divisions, phases, budget, clock)
+    stretch, clock = _clock(config, hardware, processes)
+    total = None if config.steps else config.seconds * stretch
+    budget = None if total is None else total - (config.reserve_seconds or 0.0) * stretch
+    return Plan(processes, row_tokens, divisions, phases, budget, total, clock)
 
 
 def divide(batch_tokens: int, config: Train, row_tokens: int, processes: int) -> Division:
@@ -143,12 +147,12 @@ def _divisor(number: int, at_most: int) -> int:
     return max(part for part in range(1, at_most + 1) if number % part == 0)
 
 
-def _budget(config: Train, hardware: Hardware, processes: int) -> tuple[float | None, str]:
+def _clock(config: Train, hardware: Hardware, processes: int) -> tuple[float, str]:
+    """How many seconds one of ``config.seconds`` is on this machine, and the word for it."""
     if config.steps:
-        return None, "steps"
-    seconds = config.seconds - config.reserve_seconds
+        return 1.0, "steps"
     if processes == config.gpus:
-        return seconds, "wall"
+        return 1.0, "wall"
     if processes > config.gpus:
         raise ConfigError(
             f"hardware.processes: found {processes}, needed at most train.gpus = {config.gpus}: "
@@ -162,7 +166,7 @@ def _budget(config: Train, hardware: Hardware, processes: int) -> tuple[float | 
             hint="dvc exp run -S hardware.strict_clock=false",
         )
     stretch = config.gpus / processes
-    return seconds * stretch, f"stretched x{stretch:g}"
+    return stretch, f"stretched x{stretch:g}"
 
 
 def choose_processes(config: Train, hardware: Hardware) -> tuple[int, str]:
