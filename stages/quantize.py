@@ -2,9 +2,9 @@
 
 Reads ``runs/select/SEED``, the train split of ``data/shards`` (calibration, unless the model writes its own text) and
 its held-out split with the byte table of ``data/tokenizer`` (bits per byte before and after); never validation text.
-With ``quant.fit`` also
-``reports/bundle.json``: what the program leaves of the budget is what the artifact is fitted to. Writes
-``runs/quantize/SEED`` (codes, steps and fp16 controls, model.json, tensors.csv) and ``reports/quantize/SEED.json``.
+With ``quant.fit`` also ``reports/bundle.json``: what the program leaves of the budget is what the artifact is fitted
+to. Writes ``runs/quantize/SEED`` (codes, steps and fp16 controls, model.json, tensors.csv) and
+``reports/quantize/SEED.json``.
 
     python -m stages.quantize --seed 42
 """

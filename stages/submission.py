@@ -34,6 +34,7 @@ from golf.runtime.errors import run_main
 from golf.runtime.files import whole_directory
 
 FOLDER = Path("build/submission")
+TIMED = ("train", "select", "quantize", "evaluate")
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         results=read_results(seeds, budget.artifact_bytes),
         aggregate=whole_report("aggregate", seeds),
         reports={stage: seed_reports(stage, seeds) for stage in ("train", "quantize", "evaluate")},
-        timings={stage: {seed: seed_timing(stage, seed) for seed in seeds} for stage in ("train", "evaluate")},
+        timings={stage: {seed: seed_timing(stage, seed) for seed in seeds} for stage in TIMED},
         params=all_params(
             seeds=seeds,
             budget=budget,

@@ -93,7 +93,10 @@ def training_log(record: Record, seed: int, curve: Path | None) -> str:
     seconds = record.seconds("train", seed)
     if seconds is not None:
         label = "stopping_early: wallclock_cap" if record.params["train"]["steps"] == 0 else "training_done"
-        lines.append(f"{label} train_time:{seconds * 1000:.0f}ms step:{train.get('steps')}")
+        reads = record.text_seconds(seed)
+        lines.append(f"{label} train_time:{(seconds - reads) * 1000:.0f}ms step:{train.get('steps')}")
+        if reads:
+            lines.append(f"training_text_reads: {reads:.1f}s after the last step, with them train_time: {seconds:.1f}s")
     total, code = results.total_bytes[seed], results.code_bytes
     lines += [
         f"Serialized model golf: {total - code} bytes",

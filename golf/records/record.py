@@ -50,11 +50,21 @@ class Record:
         return abs(self.results.bytes / FINEWEB_VAL_BYTES - 1.0) <= SAME_TEXT
 
     def seconds(self, stage: str, seed: int) -> float | None:
-        """What counts against the clock of ``stage``: its clock, else the part of its name, else all of it."""
+        """What counts against the clock of ``stage``: its clock, else the part of its name, else all of it.
+
+        Training's includes the seconds for which training text was read after the last step.
+        """
         timing = self.timings.get(stage, {}).get(seed, {})
         part = timing.get("parts", {}).get(stage, timing.get("seconds"))
         value = timing.get("program", {}).get("clock_seconds", timing.get("clock_seconds", part))
-        return round(float(value), 1) if isinstance(value, (int, float)) else None
+        if not isinstance(value, (int, float)):
+            return None
+        return round(value + (self.text_seconds(seed) if stage == "train" else 0.0), 1)
+
+    def text_seconds(self, seed: int) -> float:
+        """For which training text was read after the last step, by the choice among weights and by calibration."""
+        timings = [self.timings.get(stage, {}).get(seed, {}) for stage in ("select", "quantize")]
+        return sum(timing.get("text_seconds", 0.0) for timing in timings)
 
     def in_time(self, stage: str, seed: int) -> bool:
         """Whether ``stage`` is known to have taken no more than the challenge's clock."""

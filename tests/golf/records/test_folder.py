@@ -99,6 +99,8 @@ def record(made: dict, **changes: object) -> Record:
         reports={"train": {42: {"steps": 20}}, "quantize": {42: {"pre_bpb": 5.0, "post_bpb": 5.1}},
                  "evaluate": {42: evaluated}},
         timings={"train": {42: {"started_at": 1_700_000_000.0, "seconds": 12.34, "device": "cpu, 1 threads"}},
+                 "select": {42: {"started_at": 1_700_000_020.0, "seconds": 1.0, "text_seconds": 0.0}},
+                 "quantize": {42: {"started_at": 1_700_000_030.0, "seconds": 4.0, "text_seconds": 1.5}},
                  "evaluate": {42: {"started_at": 1_700_100_000.0, "program": {"clock_seconds": 3.21}}}},
         params=params,
         author="A. Person",
@@ -188,6 +190,7 @@ def test_the_log_reads_as_the_public_ones(made: dict) -> None:
     assert int(re.search(r"^Code size: (\d+) bytes$", text, re.M)[1]) == made["code"]
     assert re.search(r"^val_tokens:700$", text, re.M)
     assert re.search(r"train_time:12300ms step:20$", text, re.M)
+    assert "training_text_reads: 1.5s after the last step, with them train_time: 13.8s\n" in text
     assert "step:" not in training_log(record(made), 42, made["top"] / "none.csv").replace(" step:20", "")
 
 

@@ -35,6 +35,15 @@ def test_every_seed_must_be_known_to_be_in_time(first: Any, second: Any, within:
     assert compliance(run)["eval_under_600s"] is False
 
 
+def test_reads_of_training_text_after_the_last_step_count_as_training() -> None:
+    run = record({1: {"clock_seconds": 590.0}, 2: {"clock_seconds": 599.0}})
+    late = {"quantize": {1: {"text_seconds": 6.0}, 2: {"text_seconds": 0.6}}, "select": {2: {"text_seconds": 0.6}}}
+    assert compliance(run)["train_under_600s"] is True
+    run = dataclasses.replace(run, timings={**run.timings, **late})
+    assert (run.seconds("train", 1), run.seconds("train", 2)) == (596.0, 600.2)
+    assert compliance(run)["train_under_600s"] is False
+
+
 @pytest.mark.parametrize(
     ("train", "total", "said"),
     [
