@@ -51,7 +51,8 @@ def measure(
     Raises:
         MissingInput, DataError: the text can't be read.
     """
-    model = build(spec, None, attention, device)
+    with torch.random.fork_rng(devices=[]):  # its draws are not the run's
+        model = build(spec, None, attention, device)
     seconds, (index, count) = 0.0, (peers.index, peers.count) if peers is not None else (0, 1)
     if quant.calibration == "train":
         read = partial(training_text, shards, tokens=quant.calibration_tokens, seq_len=quant.seq_len, seed=seed)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -65,6 +66,18 @@ def test_a_run_reports_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     before = files(top / "runs/train/42"), files(top / "reports/curves"), files(top / "reports/train")
     assert run(top).returncode == 0
     assert (files(top / "runs/train/42"), files(top / "reports/curves"), files(top / "reports/train")) == before
+
+
+@pytest.mark.slow
+def test_the_reserve_is_what_a_dry_run_of_the_stages_that_follow_measures(tmp_path: Path) -> None:
+    top = prepare(tmp_path, steps=0, seconds=6.0, reserve_seconds=None, log_every=1)
+    shutil.copy(top / "data/shards/train_000000.bin", top / "data/shards/heldout_000000.bin")
+    done = run(top)
+    assert done.returncode == 0, done.stderr
+    timing = read(top / "reports/timing/train/42.json")
+    assert 0 < timing["reserve_seconds"] < 6
+    assert timing["clock_seconds"] <= 6 - timing["reserve_seconds"] + 0.5, "or a step was slower than those before it"
+    assert f"{timing['reserve_seconds']:.2f} of 6 s are set aside" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -8,12 +10,21 @@ import pytest
 import torch
 import yaml
 
-from golf.bundle import program
+from golf.bundle import program, training
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
+from golf.model.weights import load_state
 from golf.runtime.errors import DataError, FairwayError, MissingInput
+from tests.golf.train.test_distributed import run_ranks
 from tests.programs import arguments, with_artifact
 from tests.stages.world import VOCABULARY
+
+RANK = """
+import sys
+from golf.bundle import program
+program.run(program.parser().parse_args(sys.argv[1:]))
+sys.stdout.write("rank done\\n")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,51 @@ def test_train_makes_an_artifact_that_evaluate_takes(world: Path, tmp_path: Path
     assert json.loads((tmp_path / "score/result.json").read_text())["final_bpb"] > 0
 
 
+def test_train_leaves_of_its_clock_what_calibration_needs_and_no_more_is_read(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clocked = {"steps": 0, "seconds": 6.0, "gpus": 1, "reserve_seconds": None}
+    run(world, "train", out=tmp_path / "out", **small_training(world, tmp_path, train=clocked))
+    said = capfd.readouterr().err
+    assert (tmp_path / "out/model.golf").is_file()
+    reserved = re.search(r"([\d.]+) of 6 s are set aside for reads of training text", said)
+    used = re.search(r"calibrated on 256 tokens in ([\d.]+) s, of ([\d.]+) left", said)
+    assert reserved is not None
+    assert used is not None, said
+    assert 0 < float(reserved[1]) < 6
+
+
+def test_train_reads_no_more_than_the_clock_leaves(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training.train_among
+
+    def late(*arguments: object) -> object:
+        return dataclasses.replace(real(*arguments), left_seconds=-1.0)
+
+    monkeypatch.setattr(training, "train_among", late)
+    monkeypatch.setattr(training, "batch_windows", lambda windows: 1)
+    run(world, "train", out=tmp_path / "out", **small_training(world, tmp_path))
+    assert "calibrated on 64 tokens in" in capfd.readouterr().err, "one pass of four"
+    own = small_training(world, tmp_path / "own", quant={"calibration": "self"})
+    run(world, "train", out=tmp_path / "out", **own)
+    assert "calibrated on 256 tokens in" in capfd.readouterr().err, "what the model writes is not limited"
+
+
+@pytest.mark.slow
+def test_ranks_train_and_calibrate_together_and_one_writes(world: Path, tmp_path: Path) -> None:
+    given = small_training(world, tmp_path)
+    run(world, "train", out=tmp_path / "alone", **given)
+    words = arguments(world, "train", out=tmp_path / "ranks", **given)
+    printed = run_ranks(2, *words, program=RANK)
+    assert printed.count("rank done") == 2
+    weights = [load_state(tmp_path / name / "select", "model") for name in ("alone", "ranks")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-6, msg=name)
+    sizes = [(tmp_path / name / "model.golf").stat().st_size for name in ("alone", "ranks")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
 def small_training(world: Path, tmp_path: Path, **changed: dict) -> dict:
     """Arguments of a training of three steps, with ``changed`` parameters by section."""
     sections = yaml.safe_load((world / "params.yaml").read_text())
@@ -108,6 +164,7 @@ def small_training(world: Path, tmp_path: Path, **changed: dict) -> dict:
     sections["quant"] |= {"calibration_tokens": 256, "heldout_tokens": 256, "seq_len": 64}
     for section, values in changed.items():
         sections[section] |= values
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "params.json").write_text(json.dumps(sections))
     shards = tmp_path / "shards"
     shutil.copytree(world / "data/shards", shards)

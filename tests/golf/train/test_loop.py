@@ -293,3 +293,50 @@ def test_a_compiled_run_switches_to_late_qat_without_compiling_and_equals_the_ea
     assert compiled.timing["compiled"] is True
     assert compiled.timing["recompiles"] == 0
     torch.testing.assert_close(torch.tensor(compiled.curve), torch.tensor(eager.curve), rtol=1e-4, atol=1e-5)
+
+
+class Hand:
+    """A clock that the test moves: a step takes 0.75 s."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("given", "measured", "steps"), [(None, 0.0, 13), (None, 4.0, 8), (2.5, 4.0, 10)])
+def test_what_reads_after_the_last_step_need_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: float | None, measured: float, steps: int
+) -> None:
+    hand = Hand()
+    monkeypatch.setattr(time, "perf_counter", hand)
+    real = loop.take_step
+
+    def take_step(*arguments: object) -> None:
+        real(*arguments)
+        hand.now += 0.75
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+    config = make_config(tmp_path, steps=0, seconds=10.0, reserve_seconds=given)
+    result = train(config, reserve=lambda ranks: measured)
+    reserved = measured if given is None else given
+    assert result.steps == steps
+    assert result.timing["reserve_seconds"] == reserved
+    assert result.left_seconds == pytest.approx(10.0 - 0.75 * steps)
+    assert result.left_seconds >= reserved, "never over the budget, whatever was measured"
+
+
+def test_a_clock_that_reads_alone_would_spend_is_refused(tmp_path: Path) -> None:
+    config = make_config(tmp_path, steps=0, seconds=3.0, reserve_seconds=None)
+    with pytest.raises(ConfigError, match=r"found a clock of 3 s, needed more than the 3.5 s that reading training"):
+        train(config, reserve=lambda ranks: 3.5)
+    assert not config.out.exists()
+
+
+def test_a_budget_of_steps_sets_nothing_aside(tmp_path: Path) -> None:
+    def never(ranks: object) -> float:
+        raise AssertionError("measured")
+
+    result = train(make_config(tmp_path, steps=2, reserve_seconds=None), reserve=never)
+    assert result.left_seconds is None
+    assert "reserve_seconds" not in result.timing
