@@ -104,6 +104,17 @@ def test_calibration_reads_training_text_and_scores_held_out_text(workspace: Pat
     assert (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes() == codes
 
 
+def test_reads_of_training_text_are_timed_and_own_text_is_none(workspace: Path, opened: list[str]) -> None:
+    quantize.main()
+    timing = report(workspace, "timing/quantize", SEED)
+    assert 0 < timing["text_seconds"] <= timing["parts"]["hessians"] + 0.001
+    parameters(workspace, calibration="self")
+    opened.clear()
+    quantize.main()
+    assert set(opened) == {"heldout_000000.bin"}
+    assert report(workspace, "timing/quantize", SEED)["text_seconds"] == 0
+
+
 def test_nan_weights_are_refused_before_calibration(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantize.main()
     before = (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes()
