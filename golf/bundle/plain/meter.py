@@ -11,7 +11,7 @@ import torch
 class Meter:
     """Counts tokens, and nothing else."""
 
-    def __init__(self, device: torch.device, ranks: int, peak: float | None) -> None:
+    def __init__(self, device: torch.device, ranks: int, peak: float | None, captured: Any = None) -> None:
         self.counts_work = False
         self.rows: list[Any] = []
         self.work: dict[int, Any] = {}
