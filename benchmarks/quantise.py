@@ -108,6 +108,9 @@ def output_errors(quantizer: Quantizer, model: QuantizedModel, hessians: Mapping
     """The geometric mean over the matrices, the embedding apart, of the squared error relative to the output's."""
     restored = dequantize_model(model)
     names = [name for name in hessians if name != "embed.weight"]
+    hessians = dict(hessians)
+    for name, order in quantizer.units.items():
+        hessians[name] = hessians[name][order][:, order]
     errors = [output_error(quantizer.weights[name], hessians[name], restored[name]) for name in names]
     return math.exp(sum(map(math.log, errors)) / len(errors))
 

@@ -41,6 +41,11 @@ class Inverse:
         exponents[self.order] = column_exponents(self.factor.diagonal())
         return exponents
 
+    def rearranged(self, order: Tensor) -> Inverse:
+        """That of the Hessian whose columns are ``order`` (C,) of this one's: the columns are done as they were."""
+        places = torch.argsort(order.to(self.order.device))
+        return Inverse(places[self.order], self.factor, self.scale)
+
 
 def invert(
     hessian: Tensor, damping: float, *, name: str = "weight", warn: Callable[[str], None] | None = None

@@ -19,6 +19,7 @@ from golf.quant.gptq import Inverse, check_shapes, invert, output_error, quantiz
 from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
 from golf.quant.steps import Scheme, column_exponents, factors_of
+from golf.quant.units import hidden_pairs, unit_order
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
 
@@ -43,6 +44,9 @@ class TensorReport:
 
 class Quantizer:
     """A model's weights, ready to be quantised: finite, ordered and factorised once, however often they are rounded.
+
+    Hidden units come out in another order than they went in (:mod:`golf.quant.units`); ``units`` has it by the name of
+    each matrix whose columns they are.
 
     Args:
         state: the weights by name; left as they are.
@@ -81,6 +85,7 @@ class Quantizer:
             check_finite(name, weight)
             if name in self.hessians:
                 self.inverses[name] = self._invert(name, factorised, warn)
+        self.units = self._arrange()
         self.allocation = dict.fromkeys(self.weights, 1.0)
         if gains:
             self.allocation = self._allocate(gains)
@@ -129,6 +134,20 @@ class Quantizer:
         if id(hessian) not in factorised:
             factorised[id(hessian)] = invert(hessian, self.config.damping, name=name, warn=note)
         return factorised[id(hessian)]
+
+    def _arrange(self) -> dict[str, Tensor]:
+        """Put hidden units in the order that codes best; by the name of the matrix that reads them, that order."""
+        orders: dict[str, Tensor] = {}
+        for up, down in hidden_pairs(self.weights):
+            scheme = self.scheme(up)
+            known = scheme.by_column and down in self.inverses
+            exponents = self.inverses[down].exponents if known else None
+            order = orders[down] = unit_order(scheme.rows(self.weights[up]).cpu(), exponents)
+            self.weights[up], self.weights[down] = self.weights[up][order], self.weights[down][:, order]
+            if down in self.inverses:
+                self.hessians[down] = self.hessians[down][order][:, order]
+                self.inverses[down] = self.inverses[down].rearranged(order)
+        return orders
 
     def _allocate(self, gains: Mapping[str, float]) -> dict[str, float]:
         """The factor of each tensor's steps: in proportion to curvature^(-1/2), on average 1.
