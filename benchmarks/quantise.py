@@ -5,8 +5,8 @@
 
 The weights are the challenge's baseline's (:mod:`golf.model.published`). Bytes are those of codes, steps and factors:
 codes at their ideal length for a coder that knows the column's energy and the trellis state's offset, steps and
-factors after brotli. Each variant's steps are scaled until its bytes are those of ``row``. Scoring text is never
-calibrated on.
+factors after brotli. Each variant's steps are scaled until its bytes are those of the first in its table. Scoring text
+is never calibrated on.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "curvature": {"steps": "curvature"},
     "trellis, curvature": {"method": "trellis", "steps": "curvature"},
 }
+PLAIN: dict[str, dict[str, Any]] = {  # grids as wide as their codes: what is beyond the clip is cut
+    "int4": {"bits": 4, "clip_sigma": 2.8},
+    "ternary": {"bits": 2, "clip_sigma": 1.2},
+}
+BESIDE = ("row", "column", "curvature")  # the variants shown at a plain option's bytes
 BATCH = 8  # windows a pass
 CLOSE = 0.002  # of the bytes: near enough to be called equal
 
@@ -133,12 +138,14 @@ def scoring_text(path: Path, tokenizer: Path, count: int, length: int) -> HeldOu
     return HeldOut(rows, int(ByteTable.from_sentencepiece(tokenizer).count(tokens).sum()))
 
 
-def measure(parsed: argparse.Namespace, bits: int, model: Transformer, parts: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a variant, at the bytes that ``row`` has at ``bits``."""
+def measure(
+    variants: Mapping[str, Mapping[str, Any]], model: Transformer, parts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A row a variant, at the bytes that the first one has with the steps of its parameters."""
     rows: list[dict[str, Any]] = []
     spec, state = parts["spec"], parts["state"]
-    for name, changed in VARIANTS.items():
-        config = Quant(bits=bits, **changed)
+    for name, changed in variants.items():
+        config = Quant(**changed)
         hessians, gains = parts["hessians"], {}
         if config.steps == "curvature":
             hessians, gains = parts["curvature"].hessians, parts["curvature"].gains
@@ -149,7 +156,7 @@ def measure(parsed: argparse.Namespace, bits: int, model: Transformer, parts: di
         quantized, size, multiplier = at_bytes(quantizer, rows[0]["bytes"] if rows else None)
         count = sum(weight.numel() for weight in quantizer.weights.values())
         rows.append({
-            "variant": name, "bits": bits, "multiplier": round(multiplier, 4), "bytes": round(size),
+            "variant": name, "bits": config.bits, "multiplier": round(multiplier, 4), "bytes": round(size),
             "ideal_bits": round(ideal_bits(quantized) / count, 4),
             "brotli_bits": round(brotli_bytes(quantized) * 8 / count, 4), "side_bytes": side_bytes(quantized),
             "output_error": output_errors(quantizer, quantized, parts["hessians"]),
@@ -159,7 +166,7 @@ def measure(parsed: argparse.Namespace, bits: int, model: Transformer, parts: di
         })  # fmt: skip
         row = rows[-1]
         print(
-            f"{bits} bits  {name:18} {row['bytes']:>9,} B  ideal {row['ideal_bits']:.3f}  brotli "
+            f"{config.bits} bits  {name:18} {row['bytes']:>9,} B  ideal {row['ideal_bits']:.3f}  brotli "
             f"{row['brotli_bits']:.3f}  error {row['output_error']:.3e}  held-out {row['heldout_error']:.3e} "
             f"({row['heldout_error'] / rows[0]['heldout_error'] - 1:+.0%})  bpb lost {row['bpb_lost']:+.5f}  "
             f"{row['seconds']:.1f} s",
@@ -172,7 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantise", description=__doc__.split("\n", 1)[0])
     for key in ("weights", "tokenizer", "calibration", "heldout", "score"):
         parser.add_argument(f"--{key}", type=Path, required=True)
-    parser.add_argument("--bits", type=int, nargs="+", default=[6, 5])
+    parser.add_argument("--bits", type=int, nargs="*", default=[6, 5])
+    parser.add_argument("--plain", action="store_true", help="int4 and ternary too, each beside others at its bytes")
     parser.add_argument("--windows", type=int, default=64, help="of calibration; half as many held out (default: 64)")
     parser.add_argument("--scored", type=int, default=24, help="windows of 1,024 tokens scored (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantise.json"))
@@ -187,7 +195,10 @@ def main() -> None:
     parts["hessians"], parts["heldout"] = collect(model, calibration, BATCH), collect(model, fresh, BATCH)
     parts["curvature"] = curvature(model, calibration[: parsed.windows // 2], BATCH, parts["hessians"])
     print(f"{parsed.weights.name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)
-    rows = [row for bits in parsed.bits for row in measure(parsed, bits, model, parts)]
+    tables = [{name: {"bits": bits, **changed} for name, changed in VARIANTS.items()} for bits in parsed.bits]
+    if parsed.plain:
+        tables += [{name: changed} | {other: VARIANTS[other] for other in BESIDE} for name, changed in PLAIN.items()]
+    rows = [row for table in tables for row in measure(table, model, parts)]
     document = {"weights": parsed.weights.name, "bpb": parts["bpb"], "tokens": text.tokens, "rows": rows}
     parsed.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from golf.params.base import Section
 
+TERNARY_CLIP = 6.0  # standard deviations: the step itself with 2 bits, and half of it rounds to 0
+
 
 @dataclass(frozen=True)
 class Quant(Section):
@@ -16,8 +18,9 @@ class Quant(Section):
 
     SECTION: ClassVar[str] = "quant"
 
-    bits: int = 6  # width of the matrices: 5 is smaller and coarser
+    bits: int = 6  # width of the matrices: 5 is smaller and coarser; 2 is ternary, with a clip_sigma of about 1.2
     embed_bits: int = 8  # width of the embeddings
+    bits_of: dict[str, int] | None = None  # widths of tensors apart, by a part of their names: mlp.down: 5; null: none
     method: Literal["gptq", "trellis"] = "gptq"  # trellis: about 1 dB finer at equal bytes, slower
     trellis_states: int = 8  # of that trellis: 4, 8, 16 or 32
     steps: Literal["row", "column", "curvature"] = "row"  # column: finer where the inputs weigh most, needs a coder
@@ -35,6 +38,10 @@ class Quant(Section):
     def __post_init__(self) -> None:
         self.require(2 <= self.bits <= 8, "bits", "2 to 8", 6)
         self.require(2 <= self.embed_bits <= 8, "embed_bits", "2 to 8", 7)
+        for part, width in (self.bits_of or {}).items():
+            self.require(2 <= width <= 8, "bits_of", f"2 to 8 for {part}", f"'{{{part}: 5}}'")
+        zeros = self.bits == 2 and not self.fit and self.clip_sigma > TERNARY_CLIP
+        self.require(not zeros, "clip_sigma", f"at most {TERNARY_CLIP} with 2 bits: -1, 0, 1; beyond it all are 0", 1.2)
         self.require(self.trellis_states in (4, 8, 16, 32), "trellis_states", "4, 8, 16 or 32", 8)
         for key in ("clip_sigma", "embed_clip_sigma", "damping"):
             self.require(getattr(self, key) > 0, key, "above 0", 12.85)
@@ -42,3 +49,11 @@ class Quant(Section):
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
         self.require(self.heldout_tokens >= 256, "heldout_tokens", "at least 256", 16_384)
         self.require(self.block_size >= 1, "block_size", "at least 1", 128)
+
+    def own_bits(self, name: str) -> int | None:
+        """The width that ``bits_of`` gives the tensor ``name``: of the keys that are a part of it the longest decides.
+
+        A part is whole names between dots: ``mlp``, ``mlp.down`` and ``blocks.0`` of ``blocks.0.mlp.down.weight``.
+        """
+        keys = [key for key in self.bits_of or {} if f".{key}." in f".{name}."]
+        return self.bits_of[max(keys, key=len)] if self.bits_of and keys else None

@@ -20,6 +20,7 @@ from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
 from golf.quant.steps import Scheme, column_exponents, factors_of
 from golf.quant.units import hidden_pairs, unit_order
+from golf.runtime.errors import ConfigError
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
 
@@ -77,6 +78,7 @@ class Quantizer:
         self.controls = {name: store_half(name, value) for name, value in state.items() if groups[name] == "control"}
         self.weights = {name: value for name, value in state.items() if groups[name] != "control"}
         self.order = list(state)
+        check_names(config, list(self.weights))
         self.hessians = {name: hessian for name, hessian in hessians.items() if name in self.weights}
         self.retries: Counter[str] = Counter()
         factorised: dict[int, Inverse] = {}  # matrices with one input share a tensor
@@ -112,16 +114,21 @@ class Quantizer:
 
     def scheme(self, name: str, multiplier: float = 1.0) -> Scheme:
         """How ``name`` is quantised when its step size is ``multiplier`` times that of the parameters."""
-        config, embed = self.config, self.groups[name] == "embed"
-        bits, clip_sigma = (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
+        config, (bits, clip_sigma) = self.config, self._grid(name)
         states = config.trellis_states if config.method == "trellis" else 0
-        return Scheme(bits, clip_sigma * multiplier, config.steps != "row", states)
+        return Scheme(config.own_bits(name) or bits, clip_sigma * multiplier, config.steps != "row", states)
 
     def reports(self, model: QuantizedModel) -> list[TensorReport]:
         """What ``model``, made by this, costs in each tensor."""
         return [
             self._report(name, tensor) for name, tensor in model.tensors.items() if isinstance(tensor, QuantizedTensor)
         ]
+
+    def _grid(self, name: str) -> tuple[int, float]:
+        """Width and clip of the group of ``name``."""
+        config = self.config
+        embed = self.groups[name] == "embed"
+        return (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
 
     def _invert(self, name: str, factorised: dict[int, Inverse], warn: Callable[[str], None] | None) -> Inverse:
         def note(line: str) -> None:
@@ -139,10 +146,8 @@ class Quantizer:
         """Put hidden units in the order that codes best; by the name of the matrix that reads them, that order."""
         orders: dict[str, Tensor] = {}
         for up, down in hidden_pairs(self.weights):
-            scheme = self.scheme(up)
-            known = scheme.by_column and down in self.inverses
-            exponents = self.inverses[down].exponents if known else None
-            order = orders[down] = unit_order(scheme.rows(self.weights[up]).cpu(), exponents)
+            by_column = self.config.steps != "row" and down in self.inverses
+            order = orders[down] = unit_order(self.weights[up], self.inverses[down].exponents if by_column else None)
             self.weights[up], self.weights[down] = self.weights[up][order], self.weights[down][:, order]
             if down in self.inverses:
                 self.hessians[down] = self.hessians[down][order][:, order]
@@ -154,14 +159,15 @@ class Quantizer:
 
         With steps D_t for N_t weights the loss is sum s_t D_t^2 N_t / 24 and the bits are sum N_t (h_t - log2 D_t): at
         a given number of bits the least when s_t D_t^2 is the same everywhere. s_t is the tensor's gain times the mean
-        of its columns' (factor / U_jj)^2, see :mod:`golf.quant.steps`; the rows keep their proportions.
+        of its columns' (factor / U_jj)^2, see :mod:`golf.quant.steps`; the rows keep their proportions. A tensor with a
+        width of its own (``bits_of``) gets that much finer or coarser steps than it would have.
         """
         octaves: dict[str, float] = {}
         for name, gain in gains.items():
             inverse, scheme = self.inverses[name], self.scheme(name)
             column = factors_of(column_exponents(inverse.factor.diagonal())) if scheme.by_column else 1.0
             error = float((column / inverse.factor.diagonal()).double().square().mean()) * inverse.scale
-            step = row_steps(self.weights[name], scheme.bits, scheme.clip_sigma).double()
+            step = row_steps(self.weights[name], *self._grid(name)).double()
             octaves[name] = -0.5 * log2(max(gain * error * float(step.square().mean()), 1e-300))
         weights = {name: self.weights[name].numel() for name in octaves}
         mean = sum(octaves[name] * count for name, count in weights.items()) / sum(weights.values())
@@ -206,6 +212,20 @@ def check_state(state: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in state.items():
         check_finite(name, tensor)
+
+
+def check_names(config: Quant, names: Sequence[str]) -> None:
+    """Refuse a width for tensors that are not among ``names``, those that are quantised.
+
+    Raises:
+        ConfigError: with the key and the names that there are.
+    """
+    for key in config.bits_of or {}:
+        if not any(f".{key}." in f".{name}." for name in names):
+            raise ConfigError(
+                f"quant.bits_of: found {key!r}, needed a part of the name of a quantised tensor, such as {names[-1]}",
+                hint="dvc exp run -S 'quant.bits_of={mlp.down: 5}'",
+            )
 
 
 def summary(reports: Sequence[TensorReport]) -> dict[str, object]:

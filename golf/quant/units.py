@@ -24,15 +24,14 @@ def hidden_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(up, down) for up, down in pairs if down in known]
 
 
-def unit_order(steps: Tensor, exponents: Tensor | None = None) -> Tensor:
-    """The units from first to last, (U,) int64: of equals the first stays first.
+def unit_order(up: Tensor, exponents: Tensor | None = None) -> Tensor:
+    """The units from first to last, (U,) int64, on the CPU: of equals the first stays first.
+
+    By exponent, and within one by the row's standard deviation, which its step follows however fine the steps are.
 
     Args:
-        steps: (U,) of the rows of ``up`` as they are stored: fp16, or uint8 where steps go by column.
+        up: (U, C), the weights into the units, C at least 2.
         exponents: (U,) int8 of the columns of ``down``; None: they have none.
-
-    By exponent, and within one by step.
     """
-    if exponents is None:
-        return torch.argsort(steps, stable=True)
-    return torch.argsort(exponents.cpu().long() * 256 + steps.long(), stable=True)
+    order = torch.argsort(up.detach().float().std(dim=1).cpu(), stable=True)
+    return order if exponents is None else order[torch.argsort(exponents.cpu()[order], stable=True)]
