@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 PLAIN: dict[str, dict[str, Any]] = {  # grids as wide as their codes: what is beyond the clip is cut
     "int4": {"bits": 4, "clip_sigma": 2.8},
-    "ternary": {"bits": 2, "clip_sigma": 1.2},
+    "ternary": {"bits": 2, "clip_sigma": 1.6},
 }
 BESIDE = ("row", "column", "curvature")  # the variants shown at a plain option's bytes
 BATCH = 8  # windows a pass

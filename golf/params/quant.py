@@ -18,7 +18,7 @@ class Quant(Section):
 
     SECTION: ClassVar[str] = "quant"
 
-    bits: int = 6  # width of the matrices: 5 is smaller and coarser; 2 is ternary, with a clip_sigma of about 1.2
+    bits: int = 6  # width of the matrices: 5 is smaller and coarser; 2 is ternary, with a clip_sigma of about 1.6
     embed_bits: int = 8  # width of the embeddings
     bits_of: dict[str, int] | None = None  # widths of tensors apart, by a part of their names: mlp.down: 5; null: none
     method: Literal["gptq", "trellis"] = "gptq"  # trellis: about 1 dB finer at equal bytes, slower
@@ -41,7 +41,7 @@ class Quant(Section):
         for part, width in (self.bits_of or {}).items():
             self.require(2 <= width <= 8, "bits_of", f"2 to 8 for {part}", f"'{{{part}: 5}}'")
         zeros = self.bits == 2 and not self.fit and self.clip_sigma > TERNARY_CLIP
-        self.require(not zeros, "clip_sigma", f"at most {TERNARY_CLIP} with 2 bits: -1, 0, 1; beyond it all are 0", 1.2)
+        self.require(not zeros, "clip_sigma", f"at most {TERNARY_CLIP} with 2 bits: -1, 0, 1; beyond it all are 0", 1.6)
         self.require(self.trellis_states in (4, 8, 16, 32), "trellis_states", "4, 8, 16 or 32", 8)
         for key in ("clip_sigma", "embed_clip_sigma", "damping"):
             self.require(getattr(self, key) > 0, key, "above 0", 12.85)

@@ -77,13 +77,13 @@ def test_a_name_that_no_tensor_has_is_refused() -> None:
 
 @pytest.mark.parametrize("method", ["gptq", "trellis"])
 def test_two_bits_are_ternary(method: str) -> None:
-    """Levels -1, 0, 1, and with a trellis their halves too; between a fifth and a half of the weights are 0."""
-    config = Quant(bits=2, clip_sigma=1.2, method=method, trellis_states=4)  # type: ignore[arg-type]
+    """Levels -1, 0, 1, and with a trellis their halves too; about half of the weights are 0."""
+    config = Quant(bits=2, clip_sigma=1.6, method=method, trellis_states=4)  # type: ignore[arg-type]
     maker = quantizer(config)
     found = tensors(maker())
     tensor, name = found["blocks.0.mlp.up.weight"], "blocks.0.mlp.up.weight"
     assert set(tensor.codes.unique().tolist()) == {-1, 0, 1}
-    assert 0.2 < float((tensor.codes == 0).float().mean()) < 0.5
+    assert 0.4 < float((tensor.codes == 0).float().mean()) < 0.7
     restored, weight = dequantize_model(maker())[name], maker.weights[name]
     cosine = torch.nn.functional.cosine_similarity(restored.flatten(), weight.flatten(), 0)
     assert float(cosine) > 0.8
