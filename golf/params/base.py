@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import types
@@ -142,12 +143,23 @@ def read_document(path: Path) -> dict[str, Any]:
         import yaml  # only here: the shipped program reads JSON and need not have PyYAML
 
         try:
-            document = yaml.safe_load(text)
+            document = yaml.load(text, _core_schema(yaml.SafeLoader))  # a SafeLoader still
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: found {type(document).__name__}, needed a mapping of sections")
     return document
+
+
+def _core_schema(loader: Any) -> Any:
+    """The loader of YAML 1.1 with the booleans of YAML 1.2: DVC writes ``off`` without quotes, and means the word."""
+    tag = "tag:yaml.org,2002:bool"
+    resolvers = {
+        first: [pair for pair in pairs if pair[0] != tag] for first, pairs in loader.yaml_implicit_resolvers.items()
+    }
+    core: Any = type("CoreLoader", (loader,), {"yaml_implicit_resolvers": resolvers})
+    core.add_implicit_resolver(tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    return core
 
 
 def _check(key: str, value: Any, hint: Any, where: str) -> Any:

@@ -187,3 +187,13 @@ def test_a_fixed_key_has_one_value_and_the_others_are_free() -> None:
         ConfigError, match=r"made\.shares: found \[0\.25\], needed \(0\.5,\), which this program was built"
     ):
         from_dict(Made, {"shares": [0.25], "steps": 7})
+
+
+def test_the_words_on_and_off_are_words_as_dvc_writes_them(tmp_path: Path) -> None:
+    document = {"hardware": to_dict(Hardware())}
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        yaml.safe_dump(document).replace("compile: auto", "compile: on").replace("graphs: auto", "graphs: off")
+    )
+    found = load(Hardware, path)
+    assert (found.compile, found.graphs, found.strict_clock) == ("on", "off", False)
