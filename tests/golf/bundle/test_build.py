@@ -152,10 +152,10 @@ def kernels(namespace: dict) -> list[tuple[str, ...]]:
 
 def test_kernels_are_as_triton_reads_them(program: Path) -> None:
     runpy.run_path(str(program), run_name="read")
-    names = ("exclusive", "loss", "mix_norm", "mlp")
+    names = ("exclusive", "loss", "mix_norm", "mlp", "rotary")
     modules = [vars(importlib.import_module(f"golf.model.kernels.{name}")) for name in names]
     expected = sorted(kernel for module in modules for kernel in kernels(module))
-    assert len(expected) == 7
+    assert len(expected) == 9
     assert {"", "tl.constexpr"} == {annotation for kernel in expected for annotation in kernel}
     assert kernels(vars(sys.modules.pop("train_gpt"))) == expected
 
