@@ -143,7 +143,7 @@ def read_document(path: Path) -> dict[str, Any]:
         import yaml  # only here: the shipped program reads JSON and need not have PyYAML
 
         try:
-            document = yaml.load(text, _core_schema(yaml.SafeLoader))  # a SafeLoader still
+            document = _core_schema(yaml.SafeLoader)(text).get_single_data()
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
@@ -152,7 +152,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def _core_schema(loader: Any) -> Any:
-    """The loader of YAML 1.1 with the booleans of YAML 1.2: DVC writes ``off`` without quotes, and means the word."""
+    """The safe loader of YAML 1.1 with the booleans of 1.2: DVC writes ``off`` without quotes, and means the word."""
     tag = "tag:yaml.org,2002:bool"
     resolvers = {
         first: [pair for pair in pairs if pair[0] != tag] for first, pairs in loader.yaml_implicit_resolvers.items()
