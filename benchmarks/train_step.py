@@ -1,7 +1,8 @@
 """Where the milliseconds of a training step go: speed, memory and waits in every phase of a profile's run.
 
 The steps are those of ``golf.train``, on real shards; only the clock is replaced. On a GPU the floor of a step is the
-time that its products would take at the rate that this very chip reaches on 8192 x 8192 matrices.
+time that its products would take at the rate that this very chip reaches on 8192 x 8192 matrices. Memory is the most
+since the start, in every row: what a CUDA graph works in is allocated once, when it is recorded.
 
     python -m benchmarks.train_step --profile smoke --shards data/shards
     python -m benchmarks.train_step --profile r1061 --shards data/shards --kernels
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernel_time import by_part, product_rate
-from golf.params.base import S, from_dict, read_document
+from golf.params.base import S, from_dict, parse_yaml, read_document
 from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
@@ -77,7 +78,7 @@ def configuration(profile: str | None, changes: list[str], shards: Path) -> Trai
     for change in changes:
         key, _, value = change.partition("=")
         section, _, name = key.partition(".")
-        overlays.append({section: {name: _value(value)}})
+        overlays.append({section: {name: parse_yaml(value)}})
     for overlay in overlays:
         for section, values in overlay.items():
             if isinstance(values, dict):
@@ -97,12 +98,6 @@ def configuration(profile: str | None, changes: list[str], shards: Path) -> Trai
         vocab_size=checked(Tokenizer).vocab_size,
         out=Path(tempfile.gettempdir()) / "fairway-train-step",
     )
-
-
-def _value(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 def measure(run: Run, steps: int, kernels: bool, started: float) -> dict[str, Any]:

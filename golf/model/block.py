@@ -74,8 +74,8 @@ class Block(nn.Module):
         return Term((self.mlp(normed, shared.adapters),), self.mlp_scale)
 
     def scales_weights(self, shared: Shared) -> bool:
-        """Whether the branches' scales are multiplied into their last matrices, which are a hundredth of what they
-        make: then a branch is added as it is, and the backward pass has one gradient for it and for the stream.
+        """Whether the branches' scales are multiplied into their last matrices, much smaller than what they make:
+        then a branch is added as it is, and the backward pass has one gradient for it and for the stream.
         """
         return self.kernels and shared.adapters is None
 

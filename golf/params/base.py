@@ -143,7 +143,7 @@ def read_document(path: Path) -> dict[str, Any]:
         import yaml  # only here: the shipped program reads JSON and need not have PyYAML
 
         try:
-            document = _core_schema(yaml.SafeLoader)(text).get_single_data()
+            document = parse_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
@@ -151,15 +151,20 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _core_schema(loader: Any) -> Any:
-    """The safe loader of YAML 1.1 with the booleans of 1.2: DVC writes ``off`` without quotes, and means the word."""
-    tag = "tag:yaml.org,2002:bool"
-    resolvers = {
-        first: [pair for pair in pairs if pair[0] != tag] for first, pairs in loader.yaml_implicit_resolvers.items()
-    }
-    core: Any = type("CoreLoader", (loader,), {"yaml_implicit_resolvers": resolvers})
-    core.add_implicit_resolver(tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    return core
+def parse_yaml(text: str) -> Any:
+    """YAML 1.1 with the booleans of 1.2: DVC writes ``off`` without quotes, and means the word.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    import yaml
+
+    tag, base = "tag:yaml.org,2002:bool", yaml.SafeLoader
+    resolvers = {first: [pair for pair in pairs if pair[0] != tag]
+                 for first, pairs in base.yaml_implicit_resolvers.items()}  # fmt: skip
+    loader: Any = type("CoreLoader", (base,), {"yaml_implicit_resolvers": resolvers})
+    loader.add_implicit_resolver(tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    return loader(text).get_single_data()
 
 
 def _check(key: str, value: Any, hint: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
 """Forward and backward pass of a micro-batch as a CUDA graph: recorded once a shape and phase, then replayed.
 
-A layer is some forty launches, and Python takes as long for them as the GPU for the work: recorded, a micro-batch is
-one launch. Nothing is compiled but our own kernels, so this begins in seconds where ``torch.compile`` takes minutes.
+Launched one by one, kernels wait for Python (727 ms a step of ``r1061`` on an H100, 690 recorded); here a micro-batch
+is one launch. Nothing is compiled but our own kernels, so this begins in seconds where ``torch.compile`` takes minutes.
 """
 
 from __future__ import annotations

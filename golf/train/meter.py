@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from golf.train.capture import Captured
 from golf.train.flops import Work
 from golf.train.log import say
 
 if TYPE_CHECKING:
+    from golf.train.capture import Captured
     from golf.train.run import Run
 
 COLUMNS = ("step", "ms_per_step", "tokens_per_second", "mfu", "wait_ms", "memory_bytes", "sm_mhz", "recompiles")

@@ -40,7 +40,7 @@ class Run:
     ranks: Ranks
     clock: Clock
     forward: Forward
-    captured: Captured | None  # on a GPU: what takes its place
+    captured: Captured | None  # on a GPU: what takes the place of ``forward``
     state: TrainState
     feed: Feed
     curve: Curve
