@@ -87,7 +87,10 @@ def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_pat
     assert last is not None
     alone = train(make_config(tmp_path, **clocked))
     assert alone.clock == "stretched x4"
-    assert alone.timing["clock_seconds"] > last.rank_seconds > 0.4, "one rank has used more of its longer budget"
+    spent = alone.timing["clock_seconds"]
+    assert spent >= round(last.rank_seconds, 3) > 0.4, "one rank goes on from what the two had spent"
+    # Two slow steps can end the budget at the last checkpoint: then there is no step left to spend more on.
+    assert spent > last.rank_seconds or alone.steps == last.step, "one rank has used more of its longer budget"
 
 
 EXCHANGES = """
