@@ -29,6 +29,13 @@ class Documents(NamedTuple):
     longest: int  # bound of a segment's tokens
 
 
+class Behind(NamedTuple):
+    """Queries that stand behind earlier keys of their rows: where the rows lie in either."""
+
+    queries: Documents
+    keys: Documents
+
+
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]  # q, k, v, what `prepare` gave -> y; shapes as in `attend`
 
 # By speed, as measured on an H200: docs/flash-attention.md.
@@ -92,6 +99,18 @@ def prepare(backend: str, documents: Documents | Tensor | None, rows: int, lengt
     return ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]  # (B, 1, T, T)
 
 
+def prepare_behind(backend: str, rows: int, length: int, past: int, device: torch.device) -> Any:
+    """The same for (rows, length) queries behind ``past`` keys of their row, all of which each of them sees."""
+    if past == 0:
+        return None
+    if backend == "flex":
+        return _flex_mask(torch.zeros(1, length, dtype=torch.int32, device=device), past)
+    if backend in MASKED:
+        return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+    counts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+    return Behind(Documents(counts * length, length), Documents(counts * (past + length), past + length))
+
+
 def segments(numbers: Tensor) -> Documents:
     """Segments of rows whose tokens have the ``numbers`` (B, T) of their documents, without waiting for a GPU."""
     begins = torch.ones_like(numbers, dtype=torch.bool)
@@ -135,26 +154,27 @@ def _forced_sdpa(backend: str) -> Attend:
 
     kernel = SDPBackend.CUDNN_ATTENTION if backend == "cudnn" else SDPBackend.FLASH_ATTENTION
 
-    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None) -> Tensor:
+    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Behind | None = None) -> Tensor:
         if documents is None:
             with sdpa_kernel(kernel):
                 return _sdpa(q, k, v)
-        starts, longest = documents
+        queries, keys = documents if isinstance(documents, Behind) else (documents, documents)
         q, k, v, shape = _flat(q), _flat(k), _flat(v), q.shape
         return torch.ops.aten._flash_attention_forward(
-            q, k, v, starts, starts, longest, longest, 0.0, True, False
+            q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, True, False
         )[0].view(shape)  # fmt: skip
 
     return call
 
 
 def _flash_attention(dense: Callable[..., Any], variable: Callable[..., Any]) -> Attend:
-    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None) -> Tensor:
+    def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Behind | None = None) -> Tensor:
         if documents is None:
             return _first(dense(q, k, v, causal=True))
-        starts, longest = documents
-        lengths = {"cu_seqlens_q": starts, "cu_seqlens_k": starts, "max_seqlen_q": longest, "max_seqlen_k": longest}
-        return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **lengths)).view(q.shape)
+        queries, keys = documents if isinstance(documents, Behind) else (documents, documents)
+        starts = {"cu_seqlens_q": queries.starts, "cu_seqlens_k": keys.starts}
+        longest = {"max_seqlen_q": queries.longest, "max_seqlen_k": keys.longest}
+        return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **starts, **longest)).view(q.shape)
 
     return call
 
@@ -180,14 +200,17 @@ def _flex() -> Attend:
     return call
 
 
-def _flex_mask(numbers: Tensor) -> Any:
+def _flex_mask(numbers: Tensor, past: int = 0) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        if past:
+            return query + past >= key
         return (query >= key) & (numbers[row, query] == numbers[row, key])
 
     rows, length = numbers.shape
-    return create_block_mask(visible, rows if rows > 1 else None, None, length, length, device=str(numbers.device))
+    shape = (rows if rows > 1 else None, None, length, past + length)
+    return create_block_mask(visible, *shape, device=str(numbers.device))
 
 
 def choose_backend(name: str, device: torch.device | str) -> tuple[str, str]:

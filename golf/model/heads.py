@@ -14,6 +14,7 @@ from golf.model.kernels.projection import project
 from golf.model.kernels.rotary import rotary_heads, spread_heads
 from golf.model.linear import Adapters, Linear, adapters_of
 from golf.model.norm import rms_norm
+from golf.model.past import Past
 from golf.model.rope import Rotation, rotate
 from golf.params.model import Model
 
@@ -26,6 +27,7 @@ class Shared(NamedTuple):
     value_embed: Tensor | None  # (B, T, G * W), for the last layers
     documents: Any  # where attention stops, as golf.model.attention.prepare gives it
     adapters: Adapters | None
+    past: Past | None = None  # keys and values of earlier tokens
 
 
 class Projected(NamedTuple):
@@ -42,8 +44,7 @@ def for_repeat(shared: Shared, repeat: int) -> Shared:
     """``shared`` for a pass of a looped layer after its first: with that pass's own adapters."""
     if shared.adapters is None:
         return shared
-    adapters = adapters_of(shared.adapters, repeat)
-    return Shared(shared.x0, shared.rope, shared.value_embed, shared.documents, adapters)
+    return shared._replace(adapters=adapters_of(shared.adapters, repeat))
 
 
 class Attention(nn.Module):
@@ -93,6 +94,8 @@ class Attention(nn.Module):
         if self.value_residual_gate is not None and first_value is not None:
             v = v + torch.sigmoid(self.value_residual_gate).to(v.dtype) * first_value
         read = read if v is own else spread_heads(v, k.shape[2] // v.shape[2])
+        if shared.past is not None:
+            k, read = shared.past.extend(k, read)
         y = self.attend(q, k, read, shared.documents)
         if self.exclusive:
             y = exclude_and_gate(y, v, opened, self.kernels)

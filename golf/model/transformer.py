@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.model.attention import Documents, prepare
+from golf.model.attention import Documents, prepare, prepare_behind
 from golf.model.block import Block, Lanes, joined
 from golf.model.depth import Skips, plan_passes
 from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
@@ -22,6 +22,7 @@ from golf.model.kernels import loss as loss_kernel
 from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.mlp import MLP
+from golf.model.past import Past
 from golf.model.residual import Residual
 from golf.model.rope import ntk_base, rotation
 from golf.params.model import Model
@@ -127,6 +128,7 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         adapters: Adapters | None = None,
         documents: Documents | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """The only forward pass: training, calibration, scoring and test-time training all call it.
 
@@ -135,13 +137,17 @@ class Transformer(nn.Module):
             targets: (B, T) int64, the token that follows each.
             adapters: functions added to the outputs of named matrices, see :data:`golf.model.linear.Adapters`.
             documents: with ``document_mask``, where attention stops; None: at each BOS and at the row's start.
+            past: the tokens before these in the same rows, of one document each; it is told of these. Without kernels.
 
         Returns:
             without targets the logits (B, T, V), with targets their negative log-likelihood (B, T) in nats; fp32.
         """
         weight = self.embed.seen_weight()
-        embedded = self.embed_tokens(tokens, weight, adapters)
-        first = self.shared(tokens, embedded, adapters, documents)
+        if past is None:
+            embedded = self.embed_tokens(tokens, weight, adapters)
+        else:
+            embedded = self.embed_tokens(past.begin(tokens), weight, adapters)[:, -tokens.shape[1] :]
+        first = self.shared(tokens, embedded, adapters, documents, past)
         first_value: Tensor | None = None
         x = Residual.of(embedded)
         second: Residual | None = None  # the lane that MLPs read; x is the one that attention and skips read
@@ -185,23 +191,35 @@ class Transformer(nn.Module):
         return self.smear(x, linked) if isinstance(self.smear, SmearGate) else x
 
     def shared(
-        self, tokens: Tensor, x0: Tensor, adapters: Adapters | None = None, documents: Documents | None = None
+        self,
+        tokens: Tensor,
+        x0: Tensor,
+        adapters: Adapters | None = None,
+        documents: Documents | None = None,
+        past: Past | None = None,
     ) -> Shared:
         """What every layer reads; ``x0`` (B, T, D) is the normalised embedding of ``tokens`` (B, T)."""
-        config, length = self.config, tokens.shape[1]
+        config, (rows, length) = self.config, tokens.shape
         masks: Documents | Tensor | None = None
-        longest = length
-        if config.document_mask and documents is not None:
+        longest, start = length, 0
+        if past is not None:
+            longest, start = past.limit, past.start
+        elif config.document_mask and documents is not None:
             masks, longest = documents, documents.longest
         elif config.document_mask:
             masks = document_ids(tokens, self.bos_id)
         base = ntk_base(config.rope_base, config.rope_dims, longest, config.rope_train_len)
+        if past is None:
+            attended = prepare(self.attention, masks, rows, length)
+        else:
+            attended = prepare_behind(self.attention, rows, length, past.length, tokens.device)
         return Shared(
             x0=x0,
-            rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype),
+            rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype, start),
             value_embed=None if self.values is None else self.values(tokens, x0.dtype, adapters),
-            documents=prepare(self.attention, masks, *tokens.shape),
+            documents=attended,
             adapters=adapters,
+            past=past,
         )
 
 

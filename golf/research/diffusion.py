@@ -38,6 +38,7 @@ from torch import Tensor
 from golf.model.attention import Documents
 from golf.model.heads import Shared
 from golf.model.linear import Adapters
+from golf.model.past import Past
 from golf.model.transformer import Transformer
 from golf.research.idea import Idea, Size
 
@@ -118,8 +119,13 @@ class Bidirectional(Transformer):
     """The transformer whose every position sees every other."""
 
     def shared(
-        self, tokens: Tensor, x0: Tensor, adapters: Adapters | None = None, documents: Documents | None = None
+        self,
+        tokens: Tensor,
+        x0: Tensor,
+        adapters: Adapters | None = None,
+        documents: Documents | None = None,
+        past: Past | None = None,
     ) -> Shared:
         """What every layer reads: a mask that hides nothing, in the place of the causal one."""
         everything = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device)
-        return super().shared(tokens, x0, adapters, documents)._replace(documents=everything)
+        return super().shared(tokens, x0, adapters, documents, past)._replace(documents=everything)

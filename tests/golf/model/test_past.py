@@ -1,0 +1,82 @@
+"""A row read piece by piece is the row read at once."""
+
+import pytest
+import torch
+
+from golf.model.past import Past
+from golf.model.transformer import Transformer
+from tests.golf.model.tiny import BOS, EVERYTHING, tiny, tokens
+
+KINDS = {
+    "plain": {},
+    "everything": EVERYTHING,
+    "smeared": {"smear_gate": True, "smear_kind": "channel"},
+    "token smear": {"smear_gate": True, "smear_kind": "token", "gate_inputs": 6},
+    "no masks": {"smear_gate": True, "bos_mask": True, "document_mask": False},
+    "looped": {"loop_first": 1, "loop_last": 2, "loop_passes": 3, "unet_skips": "gated"},
+    "lanes": {"parallel": "two_lane", "parallel_from": 2, "attention_gate": "sparse", "gate_inputs": 8},
+    "stretched": {"rope_train_len": 8},
+}
+
+
+def rows() -> torch.Tensor:
+    """(3, 40): a document a row."""
+    ids = tokens(3, 40)
+    ids[:, 20] = 7
+    ids[:, 0] = BOS
+    return ids
+
+
+@torch.no_grad()
+def pieces(model: Transformer, ids: torch.Tensor, lengths: list[int], limit: int) -> torch.Tensor:
+    past, found, start = Past(limit), [], 0
+    for length in lengths:
+        found.append(model(ids[:, start : start + length], past=past))
+        start += length
+    return torch.cat(found, dim=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [[40], [1, 1, 38], [13, 27], [8, 8, 8, 8, 8], [39, 1]])
+def test_pieces_give_the_logits_of_the_whole(kind: str, lengths: list[int]) -> None:
+    model, ids = tiny(**KINDS[kind]).eval(), rows()
+    with torch.no_grad():
+        whole = model(ids)
+    torch.testing.assert_close(pieces(model, ids, lengths, 40), whole, rtol=0, atol=2e-5)
+
+
+def test_a_token_sees_no_further_back_than_the_limit() -> None:
+    model, ids = tiny(num_layers=1, xsa_layers=1, value_embed_layers=1, smear_gate=False).eval(), rows()
+    changed = ids.clone()
+    changed[:, 3] = 9
+    lengths = [10] * 4
+    for limit, last_seen in ((20, 20), (30, 30)):
+        apart = (pieces(model, ids, lengths, limit) != pieces(model, changed, lengths, limit)).any(2).any(0)
+        assert apart[3]
+        assert apart[:last_seen].any()
+        assert not apart[last_seen:].any()
+    assert (pieces(model, ids, lengths, 40) != pieces(model, changed, lengths, 40)).any(2).any(0)[-1]
+
+
+def test_rows_that_ended_are_left_out() -> None:
+    model, ids = tiny(**EVERYTHING).eval(), rows()
+    whole, past = pieces(model, ids, [20, 20], 40), Past(40)
+    with torch.no_grad():
+        model(ids[:, :20], past=past)
+        past.keep(2)
+        rest = model(ids[:2, 20:], past=past)
+    torch.testing.assert_close(rest, whole[:2, 20:], rtol=0, atol=2e-5)
+
+
+def test_gradients_end_at_what_is_remembered() -> None:
+    model, past = tiny(num_layers=1, xsa_layers=1, value_embed_layers=1).eval(), Past(40)
+    ids = torch.full((1, 40), 9)
+    ids[:, 0], ids[:, 18:] = BOS, 5
+    assert model.bigram is not None
+    pair = model.bigram.bucket(ids, torch.ones_like(ids, dtype=torch.bool))
+    model(ids[:, :20], past=past)
+    model(ids[:, 20:39], ids[:, 21:40], past=past).sum().backward()
+    grad = model.bigram.table.weight.grad
+    assert grad is not None
+    assert bool(grad[pair[0, 25]].any())
+    assert not bool(grad[pair[0, 10]].any()), "a token of the first piece, read as a key of the second"
