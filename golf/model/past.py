@@ -11,33 +11,28 @@ MIXED_BEFORE = 2  # tokens that reach into the next embedding: smearing reads on
 class Past:
     """Keys and values of the earlier tokens of the same rows, for every attention of a pass, in the order they run.
 
-    Give the same object to each forward pass over the next piece of B rows; each row holds one document, or the part
-    of it that the rows of a stream may see. Gradients end here: what is remembered is a constant. Where the weights
-    change between two pieces, the older keys and values stay what they were when their tokens were read.
+    Give the same object to each forward pass over the next piece of B rows, each of one document. Gradients end here:
+    what is remembered is a constant. Where the weights change between two pieces, the older keys and values stay what
+    they were when their tokens were read. Nothing is ever
+    dropped: where a row grows too long, begin a new one within it.
 
     Args:
-        limit: tokens that attention sees at most, the present piece among them.
+        longest: tokens that a row holds at most.
 
     Attributes:
-        start: position in its row of the first token of the present piece, or of the next.
-        length: earlier tokens that the present piece sees.
+        length: earlier tokens, which the present piece sees.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.start, self.length, self._next = limit, 0, 0, 0
+    def __init__(self, longest: int) -> None:
+        self.longest, self.length, self.held = longest, 0, 0
         self._tokens: Tensor | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._made: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, tokens: Tensor) -> Tensor:
-        """The next piece (B, T), T at most ``limit`` -> (B, c + T): after the c tokens that its embedding mixes in."""
-        count = tokens.shape[1]
-        self.start = self._next
-        self._next += count
-        if self._made:
-            keep = min(self._made[0][0].shape[1], self.limit - count)
-            self._pairs = [(k[:, k.shape[1] - keep :], v[:, v.shape[1] - keep :]) for k, v in self._made]
-            self.length, self._made = keep, []
+        """The next piece (B, T) -> (B, c + T): after the c tokens that its embedding mixes in."""
+        self.length, self.held = self.held, self.held + tokens.shape[1]
+        self._pairs, self._made = self._made, []
         joined = tokens if self._tokens is None else torch.cat((self._tokens, tokens), dim=1)
         self._tokens = joined[:, -MIXED_BEFORE:]
         return joined

@@ -203,7 +203,7 @@ class Transformer(nn.Module):
         masks: Documents | Tensor | None = None
         longest, start = length, 0
         if past is not None:
-            longest, start = past.limit, past.start
+            longest, start = past.longest, past.length
         elif config.document_mask and documents is not None:
             masks, longest = documents, documents.longest
         elif config.document_mask:

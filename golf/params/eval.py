@@ -15,12 +15,21 @@ class Eval(Section):
     seq_len: int = 256  # tokens of context a window holds
     stride: int = 192  # tokens a window scores; the rest of it is context
     batch_windows: int = 16  # windows a forward pass
-    ttt: bool = True  # the final score adapts; false: the final score is the sliding one
+    ttt: str = "sgd"  # none; sgd: all weights on chunks; lora: adapters for each document
     ttt_chunk_tokens: int = 2048  # tokens scored before they are trained on
     ttt_epochs: int = 1  # passes over a scored chunk
     ttt_lr: float = 0.005  # SGD, the same for every chunk: a schedule over the stream would depend on its end
     ttt_momentum: float = 0.9
     ttt_grad_clip: float = 1.0
+    lora_rank: int = 16
+    lora_alpha: float = 32.0  # the adapters' output times alpha / rank
+    lora_targets: tuple[str, ...] = ("query", "key", "value", "output", "up", "down", "head")  # matrices adapted
+    lora_lr: float = 0.001  # AdamW
+    lora_weight_decay: float = 0.5
+    lora_documents: int = 64  # documents scored side by side
+    lora_chunk_tokens: int = 32  # tokens of a document scored before they are learnt from
+    lora_chunk_growth: float = 0.125  # later chunks hold this share of what stands before them
+    phase_tokens: int = 0  # tokens scored before all weights are trained on them, too; 0: never
     budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
 
     def __post_init__(self) -> None:

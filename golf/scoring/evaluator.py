@@ -10,27 +10,22 @@ prefix alone would give other numbers than scoring it as part of the whole.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from golf.params.eval import Eval
-from golf.runtime.errors import DataError
 from golf.runtime.progress import Progress
 from golf.scoring.bpb import Total, total
+from golf.scoring.learner import Learner, OnScored, check_stream, forward_of, gather, has_time, ranks, refuse_infinite
 from golf.scoring.protocol import ByteCounter, Event
 from golf.scoring.state import digest
 from golf.scoring.windows import Forward, Windows
-
-OnScored = Callable[[int], None]
-"""Called with the number of targets that were just scored."""
 
 
 @dataclass(frozen=True)
@@ -88,45 +83,35 @@ class SlidingScorer:
         padded, scores = self._prepare(tokens)
         chunk = Chunk(0, self.windows.count(tokens.numel()), 1, tokens.numel())
         self._trace = [Event("score", 1, tokens.numel(), digest(self.model))]
-        self._score_chunk(_forward(self.model, self.compiled), padded, chunk, scores)
-        return _gather(scores)
+        self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
+        return gather(scores)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scored ``tokens[position]``."""
         padded, _ = self._prepare(tokens, position)
         first = self.windows.holding(position) // self.windows.rows * self.windows.rows
         with torch.no_grad():
-            return self.windows.distribution(_forward(self.model, self.compiled), padded, first, position)
+            return self.windows.distribution(forward_of(self.model, self.compiled), padded, first, position)
 
     def _prepare(self, tokens: Tensor, position: int = 1) -> tuple[Tensor, Tensor]:
         """The padded stream and room for its scores, on the model's device."""
-        count, vocab_size = tokens.numel(), int(getattr(self.model, "vocab_size"))  # noqa: B009 - any module's
-        if tokens.dim() != 1 or count < 2:
-            raise DataError(f"a stream of shape {tuple(tokens.shape)} has no target: needed two tokens or more")
-        if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-            raise DataError(
-                f"tokens of {int(tokens.min())} to {int(tokens.max())}, needed 0 to {vocab_size - 1}: "
-                "these shards come from another tokenizer than the artifact",
-                hint="dvc repro --force tokenize",
-            )
-        if not 1 <= position < count:
-            raise DataError(f"position {position} is no target of a stream of {count} tokens")
+        check_stream(self.model, tokens, position)
         self.model.eval()
         device = next(self.model.parameters()).device
         padded = self.windows.pad(tokens.to(device, torch.int64))
-        return padded, torch.full((count - 1,), 0.0, dtype=torch.float64, device=device)
+        return padded, torch.full((tokens.numel() - 1,), 0.0, dtype=torch.float64, device=device)
 
     def _score_chunk(self, forward: Forward, padded: Tensor, chunk: Chunk, scores: Tensor) -> None:
         """Score every batch of ``chunk`` that falls to this rank, without gradients."""
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, count = ranks()
         with torch.no_grad():
             for number, (first, stop) in enumerate(chunk.batches(self.windows.rows)):
-                if number % ranks == rank:
+                if number % count == rank:
                     self.windows.score(forward, padded, first, stop, scores)
                 if self.on_scored is not None:
                     end = min(self.windows.stop_target(stop - 1), chunk.end)
                     self.on_scored(end - self.windows.first_target(first))
-        _refuse_infinite(scores[chunk.start - 1 : chunk.end - 1], chunk.start)
+        refuse_infinite(scores[chunk.start - 1 : chunk.end - 1], chunk.start)
 
 
 class TestTimeTrainer(SlidingScorer):
@@ -187,21 +172,21 @@ class TestTimeTrainer(SlidingScorer):
             DataError: as :meth:`SlidingScorer.score`.
         """
         padded, scores = self._prepare(tokens)
-        learner = _Learner(self.model, self.config, self.compiled)
+        learner = Learner(self.model, self.config, self.compiled)
         self._trace, self.adapted_chunks = [], 0
         for chunk in self.chunks(tokens.numel()):
             self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
-            if chunk.learn_stop and self._has_time(padded.device):
+            if chunk.learn_stop and has_time(self.deadline, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted_chunks += 1
                 self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
-        return _gather(scores)
+        return gather(scores)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``, after learning from the chunks before it and no more."""
         padded, _ = self._prepare(tokens, position)
-        learner = _Learner(self.model, self.config, self.compiled)
+        learner = Learner(self.model, self.config, self.compiled)
         window = self.windows.holding(position)
         for chunk in self.chunks(tokens.numel()):
             if window < chunk.stop:
@@ -210,90 +195,6 @@ class TestTimeTrainer(SlidingScorer):
             learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
         with torch.no_grad():
             return self.windows.distribution(learner.forward, padded, first, position)
-
-    def _has_time(self, device: torch.device) -> bool:
-        """Whether the clock of rank 0 stands before the deadline: all ranks must decide the same."""
-        if not dist.is_initialized():
-            return time.monotonic() < self.deadline
-        answer = torch.tensor([float(time.monotonic() < self.deadline)], device=device)
-        dist.broadcast(answer, src=0)
-        return bool(answer.item())
-
-
-class _Learner:
-    """A copy of the model, adapted by SGD with momentum: ``m = mu * m + g; w -= lr * m``.
-
-    torch.optim would import torch's compiler to do that: 1.5 s of every start of the program.
-    """
-
-    def __init__(self, model: nn.Module, config: Eval, compiled: bool) -> None:
-        self.config = config
-        self.model = copy.deepcopy(model)
-        self.parameters = [parameter.requires_grad_(True) for parameter in self.model.parameters()]
-        self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.forward = _forward(self.model, compiled)
-
-    def learn(self, tokens: Tensor) -> None:
-        """``ttt_epochs`` steps on the mean loss of tokens[1:], given tokens (C+1,); gradients summed over ranks."""
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        length, targets = self.config.seq_len, tokens.numel() - 1
-        pieces = [(start, min(start + length, targets)) for start in range(0, targets, length)]
-        whole = [start for start, stop in pieces if stop - start == length]
-        rows = self.config.batch_windows
-        groups = [whole[index : index + rows] for index in range(0, len(whole), rows)]
-        for _ in range(self.config.ttt_epochs):
-            for group in groups:
-                mine = group[rank::ranks]
-                if mine:
-                    batch = torch.stack([tokens[start : start + length + 1] for start in mine])
-                    (self.forward(batch[:, :-1], batch[:, 1:]).sum() / targets).backward()
-            if len(whole) < len(pieces) and rank == ranks - 1:  # a shorter piece at the end of the chunk
-                rest = tokens[None, pieces[-1][0] :]
-                (self.forward(rest[:, :-1], rest[:, 1:]).sum() / targets).backward()
-            self._step(ranks)
-
-    @torch.no_grad()
-    def _step(self, ranks: int) -> None:
-        """Apply the gradients, summed over ranks, and forget them."""
-        gradients = [  # a rank without a piece has none
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
-        ]
-        if ranks > 1:
-            for gradient in gradients:
-                dist.all_reduce(gradient)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, torch.clamp(self.config.ttt_grad_clip / (norm + 1e-6), max=1.0))
-        torch._foreach_mul_(self.momentum, self.config.ttt_momentum)
-        torch._foreach_add_(self.momentum, gradients)
-        torch._foreach_add_(self.parameters, self.momentum, alpha=-self.config.ttt_lr)
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def digest(self) -> str:
-        """Digest of the weights and the momentum."""
-        return digest(self.model, self.momentum)
-
-
-def _forward(model: nn.Module, compiled: bool) -> Forward:
-    run: Any = torch.compile(model, dynamic=False) if compiled else model
-    return run
-
-
-def _gather(scores: Tensor) -> Tensor:
-    """Sum over ranks, on the CPU: each target was scored by one rank and is zero on the others."""
-    if dist.is_initialized():
-        dist.all_reduce(scores)
-    return scores.cpu()
-
-
-def _refuse_infinite(scores: Tensor, start: int) -> None:
-    bad = ~torch.isfinite(scores)
-    if bool(bad.any()):
-        first = start + int(bad.nonzero()[0])
-        raise DataError(
-            f"the model gives no finite score at position {first}: NaN weights, or adaptation diverged",
-            hint="dvc exp run -S eval.ttt_lr=0.001",
-        )
 
 
 def evaluate(

@@ -1,0 +1,182 @@
+"""The scorer that reads each document from its beginning, alone or learning from it as it goes.
+
+A document is read piece by piece behind the keys and values of what came before. With ``ttt: lora`` each document has
+adapters of its own: a piece is scored, then learnt from, then the next is scored with what was learnt (score-first).
+They begin anew with every document, so no document changes another's score, whatever the order of the work. The
+public records read up to 2,048 tokens again for every 48; here each token is read once, and its keys and values stay
+what they were when it was read.
+
+With ``phase_tokens`` the model learns too: after so many targets, to the end of their last document, all weights are
+trained on these documents as :class:`golf.scoring.learner.Learner` does, and the next documents begin from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from golf.params.eval import Eval
+from golf.scoring.documents import Document, deal, group, phases, split
+from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_time, ranks, refuse_infinite
+from golf.scoring.protocol import Event
+from golf.scoring.reader import Piece, Reader
+from golf.scoring.state import digest
+
+PLAIN_SHARE = 0.5  # of the seconds of learning that scoring alone takes at most: a backward pass is two forward ones
+
+
+class DocumentScorer:
+    """Every target in the context of its own document, from its BOS on and at most ``seq_len`` tokens back.
+
+    Args:
+        model: ``forward(tokens, targets, adapters, past=)`` as :class:`golf.model.transformer.Transformer`; it is
+            left unchanged.
+        config: the eval section.
+        adapts: learn as ``config`` says; else only read.
+        deadline: moment of ``time.monotonic()`` by which all shall be scored; learning ends in time for that.
+        traced: keep a trace, with a digest of the adapters at each step, for an audit.
+        on_scored: told of progress.
+
+    Attributes:
+        adapted: documents that were learnt from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Eval,
+        *,
+        adapts: bool = True,
+        deadline: float = math.inf,
+        traced: bool = False,
+        on_scored: OnScored | None = None,
+    ) -> None:
+        self.model, self.config, self.adapts, self.deadline = model, config, adapts, deadline
+        self.traced, self.on_scored = traced, on_scored
+        self.adapted = 0
+        self._events: dict[int, list[Event]] = {}
+
+    @property
+    def trace(self) -> Sequence[Event]:
+        """What the last :meth:`score` did, document by document: empty unless ``traced``."""
+        return [event for start in sorted(self._events) for event in self._events[start]]
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """(T,) int64 -> (T-1,) float64 on the CPU: log-probability of tokens[1:], groups split over the ranks.
+
+        Raises:
+            DataError: fewer than two tokens, a token outside the vocabulary, or a score that is not finite.
+        """
+        stream, documents = self._prepare(tokens)
+        scores = torch.zeros(tokens.numel(), dtype=torch.float64, device=stream.device)  # the last place: no target's
+        self.adapted, self._events = 0, defaultdict(list)
+        learner = Learner(self.model, self.config, False) if self._has_phases else None
+        for phase in documents:
+            model = self.model if learner is None else learner.model
+            self._score_phase(model, phase, stream, scores)
+            if learner is not None and phase is not documents[-1] and has_time(self.deadline, stream.device):
+                learn_phase(learner, phase, stream)
+                start, stop = phase[0].start + 1, phase[-1].stop + 1
+                self._note(phase[-1].stop, "update", start, stop, digest(learner.model) if self.traced else "")
+        found = gather(scores[:-1])
+        refuse_infinite(found, 1)
+        return found
+
+    def distribution(self, tokens: Tensor, position: int) -> Tensor:
+        """(V,) float64: what scores ``tokens[position]``: its group is read again up to there."""
+        stream, documents = self._prepare(tokens, position)
+        learner = Learner(self.model, self.config, False) if self._has_phases else None
+        for phase in documents:
+            if position <= phase[-1].stop:
+                break
+            if learner is not None:
+                learn_phase(learner, phase, stream)
+        model = self.model if learner is None else learner.model
+        for members in group(phase, self.config.lora_documents):
+            for row, document in enumerate(members):
+                if document.start < position <= document.stop:
+                    return self._distribution(model, members, stream, row, position - document.start - 1)
+        raise AssertionError("every target is a document's")
+
+    @property
+    def _has_phases(self) -> bool:
+        return self.adapts and self.config.phase_tokens > 0
+
+    def _prepare(self, tokens: Tensor, position: int = 1) -> tuple[Tensor, list[list[Document]]]:
+        """The stream on the model's device, and its documents by phase."""
+        check_stream(self.model, tokens, position)
+        self.model.eval()
+        documents = split(tokens.cpu(), int(getattr(self.model, "bos_id")))  # noqa: B009 - any module's
+        per_phase = self.config.phase_tokens if self._has_phases else 0
+        return tokens.to(next(self.model.parameters()).device, torch.int64), phases(documents, per_phase)
+
+    def _score_phase(self, model: nn.Module, documents: list[Document], stream: Tensor, scores: Tensor) -> None:
+        """Score the groups that fall to this rank; learning ends when what is left could not be scored in time."""
+        rank, count = ranks()
+        groups = deal(group(documents, self.config.lora_documents), count)[rank]
+        left, learnt, began = sum(map(targets, groups)), 0, time.monotonic()
+        for members in groups:
+            needed = PLAIN_SHARE * left * (time.monotonic() - began) / max(learnt, 1)
+            learns = self.adapts and time.monotonic() + needed < self.deadline
+            self._score_group(model, members, stream, scores, learns)
+            self.adapted += learns * len(members)
+            left, learnt = left - targets(members), learnt + targets(members)
+            if stream.device.type == "cuda":
+                torch.cuda.synchronize(stream.device)  # else the clock would show what is queued
+            if self.on_scored is not None:
+                self.on_scored(targets(members))
+
+    def _score_group(
+        self, model: nn.Module, members: list[Document], stream: Tensor, scores: Tensor, learns: bool
+    ) -> None:
+        reader, base = Reader(model, self.config, members, stream, learns=learns), digest(model) if self.traced else ""
+        for piece in reader:
+            self._note_piece("score", reader, piece, base, piece.tokens.shape[0])
+            nll = reader.nll(piece)
+            scores[piece.places] = -nll.detach().double()
+            reader.finish(piece, nll)
+            self._note_piece("update", reader, piece, base, piece.going if learns else 0)
+        for document in members if learns else ():  # what was learnt is forgotten
+            self._note(document.start, "update", document.start + 1, document.stop + 1, base)
+
+    def _distribution(self, model: nn.Module, members: list[Document], stream: Tensor, row: int, target: int) -> Tensor:
+        """What scores a document's target, counted from 0: the row's of the group ``members``."""
+        reader = Reader(model, self.config, members, stream, learns=self.adapts)
+        for piece in reader:
+            if target < piece.start + piece.places.shape[1]:
+                return torch.softmax(reader.logits(piece)[row, target - piece.start].double(), dim=-1).cpu()
+            reader.finish(piece, reader.nll(piece))
+        raise AssertionError("the pieces reach to the longest document's end")
+
+    def _note_piece(self, kind: Literal["score", "update"], reader: Reader, piece: Piece, base: str, rows: int) -> None:
+        if not self.traced:
+            return
+        for row, document in enumerate(reader.members[:rows]):
+            state = base
+            if reader.adapters is not None and (piece.start > 0 or kind == "update"):
+                state = hashlib.sha256((base + reader.adapters.digest(row)).encode()).hexdigest()[:32]
+            start = document.start + piece.start + 1
+            self._note(document.start, kind, start, min(start + piece.places.shape[1], document.stop + 1), state)
+
+    def _note(self, key: int, kind: Literal["score", "update"], start: int, stop: int, state: str) -> None:
+        if self.traced:
+            self._events[key].append(Event(kind, start, stop, state))
+
+
+def targets(members: Sequence[Document]) -> int:
+    """How many targets the documents have."""
+    return sum(document.length for document in members)
+
+
+def learn_phase(learner: Learner, phase: Sequence[Document], stream: Tensor) -> None:
+    """One pass over the phase's documents, chunk by chunk."""
+    size = learner.config.ttt_chunk_tokens
+    for start in range(phase[0].start, phase[-1].stop, size):
+        learner.learn(stream[start : min(start + size, phase[-1].stop) + 1])

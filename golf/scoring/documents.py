@@ -1,0 +1,107 @@
+"""A stream as documents, documents as groups of rows that are scored together, rows as pieces that grow.
+
+Rows of a group stand at the same place of their documents, so a piece is one rectangle of tokens. A group's documents
+are of like length, longest first: those that still run are always its first rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Document(NamedTuple):
+    """Inputs [start, stop) of the stream; the targets are [start + 1, stop + 1)."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Its targets, as many as its inputs."""
+        return self.stop - self.start
+
+
+def split(tokens: Tensor, bos_id: int) -> list[Document]:
+    """The documents of tokens (T,): each from its BOS; the next document's BOS is its last target.
+
+    So every target of the stream is one document's. What stands before the first BOS is a document too.
+    """
+    last = tokens.numel() - 1
+    starts = (tokens[:last] == bos_id).nonzero().flatten().tolist()
+    if not starts or starts[0] > 0:
+        starts.insert(0, 0)
+    return [Document(*pair) for pair in zip(starts, [*starts[1:], last], strict=True)]
+
+
+def phases(documents: Sequence[Document], size: int) -> list[list[Document]]:
+    """Documents in their order, in runs of ``size`` targets or, to the end of the last document, more; 0: one run.
+
+    Where a run ends follows from what stands before, so a stream that ends early has the same runs.
+    """
+    runs: list[list[Document]] = [[]]
+    held = 0
+    for document in documents:
+        if 0 < size <= held:
+            runs.append([])
+            held = 0
+        runs[-1].append(document)
+        held += document.length
+    return runs
+
+
+def group(documents: Sequence[Document], rows: int) -> list[list[Document]]:
+    """Groups of at most ``rows`` documents, the longest first, within a group and among them."""
+    ordered = sorted(documents, key=lambda document: (-document.length, document.start))
+    return [ordered[first : first + rows] for first in range(0, len(ordered), rows)]
+
+
+def deal(groups: Sequence[list[Document]], ranks: int) -> list[list[list[Document]]]:
+    """The groups of each rank: in their order, each to the rank that has the fewest targets so far."""
+    hands: list[list[list[Document]]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for members in groups:
+        rank = loads.index(min(loads))
+        hands[rank].append(members)
+        loads[rank] += sum(document.length for document in members)
+    return hands
+
+
+class Cut(NamedTuple):
+    """A piece of a row: [begin, stop) is read and [start, stop) scored.
+
+    With ``begin == start`` it is read behind what came before, else anew from ``begin``.
+    """
+
+    begin: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a row is cut: pieces of ``first`` tokens, later ones longer, by ``growth`` of what stands before them.
+
+    A piece is a whole multiple of ``first``, and at most a quarter of ``window``, tokens that are seen at once: when
+    these are full, the last half of them is read again. Where a piece begins depends on nothing but the place in the
+    document: a document that ends early is cut as its part of a longer one.
+    """
+
+    first: int
+    growth: float
+    window: int
+
+    def __call__(self, length: int) -> Iterator[Cut]:
+        """The pieces of a row of that many tokens; the last one reaches to its end or beyond."""
+        origin = start = 0
+        while start < length:
+            grown = min(int(start * self.growth), self.window // 4) // self.first * self.first
+            stop = start + max(self.first, grown)
+            begin = start
+            if stop - origin > self.window:
+                origin = begin = start - self.window // 2
+            yield Cut(begin, start, stop)
+            start = stop

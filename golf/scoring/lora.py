@@ -1,0 +1,88 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021), a set for each row: what is learnt of a document stays with it.
+
+``y += (alpha / rank) * (x A) B`` with A (in, rank) drawn once for all documents and B (rank, out) zero: at first
+nothing is added. Both are fp32, whatever the activations are, and learn by AdamW.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from golf.model.linear import Adapters
+from golf.params.eval import Eval
+
+BETAS = (0.0, 0.99)  # no momentum, as in the 1.0611 record: a document has few steps
+EPSILON = 1e-10
+
+
+class RowAdapters:
+    """Adapters of B rows and their optimizer.
+
+    Args:
+        shapes: (out, in) of the matrix that each adapter adds to, by name, as
+            :meth:`golf.model.transformer.Transformer.adapter_shapes` gives them.
+        config: the eval section; of the matrices, those that ``lora_targets`` names are adapted.
+        rows: B.
+        device: where they are.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], config: Eval, rows: int, device: torch.device) -> None:
+        self.config = config
+        self.names = [name for name in shapes if kind(name) in config.lora_targets]
+        generator = torch.Generator().manual_seed(0)
+        self.values: list[Tensor] = []
+        for name in self.names:
+            out_features, in_features = shapes[name]
+            bound = 1.0 / math.sqrt(in_features)
+            drawn = torch.empty(in_features, config.lora_rank).uniform_(-bound, bound, generator=generator)
+            self.values.append(drawn.to(device).repeat(rows, 1, 1))
+            self.values.append(torch.zeros(rows, config.lora_rank, out_features, device=device))
+        self.first = [torch.zeros_like(value) for value in self.values]
+        self.second = [torch.zeros_like(value) for value in self.values]
+        self.steps = torch.zeros((), device=device)
+        self.keep(rows)
+
+    def keep(self, rows: int) -> None:
+        """Go on with the first ``rows`` rows alone."""
+        self.values = [value.detach()[:rows].requires_grad_() for value in self.values]
+        self.first = [value[:rows] for value in self.first]
+        self.second = [value[:rows] for value in self.second]
+
+    def adapters(self) -> Adapters:
+        """For the forward pass over x (B, T, in)."""
+        pairs = zip(self.names, self.values[::2], self.values[1::2], strict=True)
+        scale = self.config.lora_alpha / self.config.lora_rank
+        return {name: partial(_added, down, up, scale) for name, down, up in pairs}
+
+    def learn(self, nll: Tensor) -> None:
+        """One step of each row on the mean of its nll (B, T): a row's gradient is its own document's alone."""
+        gradients = torch.autograd.grad(nll.mean(1).sum(), self.values)
+        self.steps += 1
+        with torch.no_grad():
+            torch._fused_adamw_(
+                self.values, list(gradients), self.first, self.second, [], [self.steps] * len(self.values),
+                lr=self.config.lora_lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=self.config.lora_weight_decay,
+                eps=EPSILON, amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+    def digest(self, row: int) -> str:
+        """Digest of all that ``row`` has learnt and of its optimizer's state."""
+        hasher = hashlib.sha256(self.steps.cpu().numpy().tobytes())
+        for value in (*self.values, *self.first, *self.second):
+            hasher.update(value.detach()[row].cpu().contiguous().numpy().tobytes())
+        return hasher.hexdigest()[:32]
+
+
+def _added(down: Tensor, up: Tensor, scale: float, x: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(x, down.to(x.dtype)), up.to(x.dtype)) * scale
+
+
+def kind(name: str) -> str:
+    """``query`` of ``blocks.3.attention.query@1``."""
+    return name.partition("@")[0].rpartition(".")[2]

@@ -1,0 +1,94 @@
+"""A group of documents, read side by side and piece by piece, with what is learnt of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from golf.model.past import Past
+from golf.params.eval import Eval
+from golf.scoring.documents import Document, Pieces
+from golf.scoring.lora import RowAdapters
+
+
+class Piece(NamedTuple):
+    """The same stretch of R documents, those of a group that reach so far."""
+
+    start: int  # of the targets to score, in each document
+    anew: bool  # read without a past
+    tokens: Tensor  # (R, L + 1): inputs and targets, of which the last C targets are to be scored
+    places: Tensor  # (R, C): the position of each such target, less 1; T - 1 behind a document's end
+    going: int  # the first so many rows have targets behind this piece
+
+
+class Reader:
+    """Reads the documents of a group, longest first, of one stream.
+
+    Args:
+        model: as for :class:`golf.scoring.document_scorer.DocumentScorer`.
+        config: the eval section.
+        members: the documents.
+        stream: (T,) int64, on the model's device.
+        learns: with adapters that learn.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: Eval, members: Sequence[Document], stream: Tensor, *, learns: bool
+    ) -> None:
+        self.model, self.config, self.members, self.stream = model, config, members, stream
+        self.past = Past(config.seq_len)
+        self.adapters: RowAdapters | None = None
+        if learns:
+            shapes = getattr(model, "adapter_shapes")()  # noqa: B009 - any module with a forward pass
+            self.adapters = RowAdapters(shapes, config, len(members), stream.device)
+
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces in order; between one and the next, :meth:`finish` must be called."""
+        config, members, last, device = self.config, self.members, self.stream.numel() - 1, self.stream.device
+        cut = Pieces(config.lora_chunk_tokens, config.lora_chunk_growth, config.seq_len)
+        if self.adapters is None:
+            cut = Pieces(max(config.seq_len // 2, 1), 0.0, config.seq_len)
+        starts = torch.tensor([document.start for document in members], device=device)[:, None]
+        stops = torch.tensor([document.stop for document in members], device=device)[:, None]
+        rows = len(members)
+        for begin, start, stop in cut(members[0].length):
+            places = starts[:rows] + torch.arange(begin, stop + 1, device=device)
+            scored = places[:, start - begin : -1]
+            going = sum(document.length > stop for document in members[:rows])
+            yield Piece(
+                start=start,
+                anew=begin < start,
+                tokens=self.stream[places.clamp(max=last)],
+                places=torch.where(scored < stops[:rows], scored, last),
+                going=going,
+            )
+            rows = going
+
+    def nll(self, piece: Piece) -> Tensor:
+        """(R, C) nats of the targets to score; with a graph back to adapters that will learn from them."""
+        learns = self.adapters is not None and piece.going > 0
+        with torch.set_grad_enabled(learns):
+            nll: Tensor = self._forward(piece, piece.tokens[:, 1:])
+        return nll[:, -piece.places.shape[1] :]
+
+    def logits(self, piece: Piece) -> Tensor:
+        """(R, C, V) instead."""
+        with torch.no_grad():
+            return self._forward(piece, None)[:, -piece.places.shape[1] :]
+
+    def _forward(self, piece: Piece, targets: Tensor | None) -> Tensor:
+        if piece.anew:
+            self.past = Past(self.config.seq_len)
+        adapters = None if self.adapters is None else self.adapters.adapters()
+        result: Tensor = self.model(piece.tokens[:, :-1], targets, adapters, past=self.past)
+        return result
+
+    def finish(self, piece: Piece, nll: Tensor) -> None:
+        """Learn from a piece's ``nll`` (R, C) and go on with the documents that do."""
+        self.past.keep(piece.going)
+        if self.adapters is not None and piece.going > 0:
+            self.adapters.learn(nll[: piece.going])
+            self.adapters.keep(piece.going)
