@@ -67,7 +67,7 @@ def main() -> None:
             "bpb": result["final_bpb"],
             "sliding_bpb": result["sliding_bpb"],
             "roundtrip_bpb": result["roundtrip_bpb"],
-            "ttt_gain_bpb": result["sliding_bpb"] - result["final_bpb"],
+            "ttt_gain_bpb": result["plain_bpb"] - result["final_bpb"],
             "nats_per_token": result["nats_per_token"],
             **{key: result[key] for key in KEPT},
         },

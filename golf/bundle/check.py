@@ -93,14 +93,14 @@ def audit(parsed: argparse.Namespace) -> None:
             check,
             bos_id=subject.spec.bos_id,
             recount=partial(recount, parsed=parsed) if hasattr(counter, "vocab_size") else None,  # no sidecar's
-            scorer=lambda short: program.scorer(subject.model, short, config.ttt),
+            scorer=lambda short: program.scorer(subject.model, short),
         )
         write_json(parsed.out / "audit.json", result)
 
 
 def score(parsed: argparse.Namespace) -> None:
     """Print the bits per byte of shards or of a text file, scored without adaptation."""
-    config = Eval(seq_len=parsed.seq_len, stride=parsed.stride, ttt=False, ttt_chunk_tokens=max(parsed.seq_len, 4096))
+    config = Eval(seq_len=parsed.seq_len, stride=parsed.stride, ttt="none", ttt_chunk_tokens=max(parsed.seq_len, 4096))
     program = shipped(parsed.program)
     if parsed.text is None:
         if parsed.bytes is None:
@@ -110,7 +110,7 @@ def score(parsed: argparse.Namespace) -> None:
         tokens, counter = read_text(parsed.text, parsed.tokenizer)
     with program.opened(parsed.artifact, Hardware()) as subject:
         program.check_vocabulary(subject.spec, counter)
-        nll = -program.scorer(subject.model, config, False).score(tokens)
+        nll = -program.scorer(subject.model, config).score(tokens)
     result = total(nll, counter.count(tokens))
     print(f"{result.bits_per_byte:.6f} bpb  {result.tokens:,} tokens  {result.bytes:,} bytes")
 

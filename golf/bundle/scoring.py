@@ -28,8 +28,8 @@ from golf.runtime.errors import DataError
 from golf.runtime.files import write_json, write_npy
 from golf.runtime.report import Stopwatch
 from golf.scoring.bpb import SidecarBytes
-from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer
 from golf.scoring.evaluator import evaluate as evaluate_scores
+from golf.scoring.evaluator import make_scorer
 from golf.scoring.protocol import ByteCounter, Scorer
 from golf.train.distributed import Ranks, join
 
@@ -51,9 +51,9 @@ def opened(artifact: Path, hardware: Hardware) -> Iterator[Subject]:
         yield read_artifact(artifact, hardware, ranks)
 
 
-def scorer(model: Transformer, config: Eval, adapts: bool) -> Scorer:
-    """A fresh one of the two scorers that :func:`evaluate` uses."""
-    return TestTimeTrainer(model, config) if adapts else SlidingScorer(model, config)
+def scorer(model: Transformer, config: Eval) -> Scorer:
+    """A fresh one of the scorers that :func:`evaluate` uses, which keeps a trace."""
+    return make_scorer(model, config, traced=True)
 
 
 def evaluate(parsed: argparse.Namespace) -> None:

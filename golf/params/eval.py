@@ -5,10 +5,13 @@ from typing import ClassVar
 
 from golf.params.base import Section
 
+TTT = ("none", "sgd", "lora")
+LORA_TARGETS = ("query", "key", "value", "output", "up", "down", "head")
+
 
 @dataclass(frozen=True)
 class Eval(Section):
-    """Sliding windows, then score-first test-time training by SGD on chunks that have been scored."""
+    """Sliding windows, and score-first test-time training: on chunks of the stream, or on each document."""
 
     SECTION: ClassVar[str] = "eval"
 
@@ -23,7 +26,7 @@ class Eval(Section):
     ttt_grad_clip: float = 1.0
     lora_rank: int = 16
     lora_alpha: float = 32.0  # the adapters' output times alpha / rank
-    lora_targets: tuple[str, ...] = ("query", "key", "value", "output", "up", "down", "head")  # matrices adapted
+    lora_targets: tuple[str, ...] = LORA_TARGETS  # matrices adapted
     lora_lr: float = 0.001  # AdamW
     lora_weight_decay: float = 0.5
     lora_documents: int = 64  # documents scored side by side
@@ -36,9 +39,23 @@ class Eval(Section):
         self.require(self.seq_len >= 2, "seq_len", "at least 2", 512)
         self.require(1 <= self.stride <= self.seq_len, "stride", f"1 to seq_len ({self.seq_len})", 64)
         self.require(self.batch_windows >= 1, "batch_windows", "at least 1", 16)
+        self.require(self.ttt in TTT, "ttt", f"one of {', '.join(TTT)}", "sgd")
         self.require(self.ttt_chunk_tokens >= self.seq_len, "ttt_chunk_tokens", "at least seq_len", 32_768)
         self.require(self.ttt_epochs >= 1, "ttt_epochs", "at least 1", 1)
         self.require(self.ttt_lr > 0, "ttt_lr", "above 0", 0.005)
         self.require(0 <= self.ttt_momentum < 1, "ttt_momentum", "0 to 1", 0.9)
         self.require(self.ttt_grad_clip > 0, "ttt_grad_clip", "above 0", 1.0)
+        self.require(self.lora_rank >= 1, "lora_rank", "at least 1", 16)
+        self.require(self.lora_alpha > 0, "lora_alpha", "above 0", 32)
+        unknown = set(self.lora_targets) - set(LORA_TARGETS)
+        known = "one or more of " + ", ".join(LORA_TARGETS)
+        self.require(bool(self.lora_targets) and not unknown, "lora_targets", known, "[query,value]")
+        self.require(self.lora_lr > 0, "lora_lr", "above 0", 0.001)
+        self.require(self.lora_weight_decay >= 0, "lora_weight_decay", "0 or more", 0.5)
+        self.require(self.lora_documents >= 1, "lora_documents", "at least 1", 64)
+        half = self.seq_len // 2
+        needed = f"1 to half of seq_len ({half})"
+        self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, max(half, 1))
+        self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.125)
+        self.require(self.phase_tokens >= 0, "phase_tokens", "0 or more", 0)
         self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)

@@ -109,7 +109,7 @@ def training_log(record: Record, seed: int, curve: Path | None) -> str:
     ):
         if isinstance(bpb := evaluated.get(key), (int, float)):
             lines.append(f"{label} val_loss:{record.loss(bpb):.8f} val_bpb:{bpb:.8f}")
-    final = "legal_ttt_exact" if record.params["eval"]["ttt"] else "final_exact"
+    final = "legal_ttt_exact" if record.params["eval"]["ttt"] != "none" else "final_exact"
     lines.append(f"{final} val_loss:{results.losses[seed]:.8f} val_bpb:{results.bpb[seed]:.8f}")
     if (seconds := record.seconds("evaluate", seed)) is not None:
         lines.append(f"total_eval_time:{seconds:.1f}s")

@@ -41,7 +41,7 @@ class Record:
     def name(self) -> str:
         """The model in a few words: vocabulary is the artifact's, so it stands in the parameters only."""
         model, quant = self.params["model"], self.params["quant"]
-        adapts = ", score-first TTT" if self.params["eval"]["ttt"] else ""
+        adapts = ", score-first TTT" if self.params["eval"]["ttt"] != "none" else ""
         return f"{model['num_layers']}x{model['dim']} transformer, GPTQ int{quant['bits']}{adapts}"
 
     @property
@@ -160,6 +160,15 @@ def compliance(record: Record) -> dict[str, bool]:
     }
 
 
+def adaptation(evaluation: Mapping[str, Any]) -> str:
+    """What the evaluation learns, from its parameters; empty: nothing."""
+    chunks = f"score-first SGD TTT on chunks of {evaluation['ttt_chunk_tokens']}"
+    if evaluation["ttt"] != "lora":
+        return chunks if evaluation["ttt"] == "sgd" else ""
+    phases = f", and {chunks} after each {evaluation['phase_tokens']}" if evaluation["phase_tokens"] else ""
+    return f"score-first LoRA TTT per document, rank {evaluation['lora_rank']}{phases}"
+
+
 def technique(params: Mapping[str, Any]) -> str:
     """The method in one line, from the parameters that make it."""
     model, train, quant, evaluation = params["model"], params["train"], params["quant"], params["eval"]
@@ -174,6 +183,6 @@ def technique(params: Mapping[str, Any]) -> str:
         f"late QAT at {train['qat_bits']} bits" if train["qat_share"] else "",
         f"GPTQ int{quant['bits']}, embeddings int{quant['embed_bits']}",
         f"sliding windows of {evaluation['seq_len']}, stride {evaluation['stride']}",
-        f"score-first SGD TTT on chunks of {evaluation['ttt_chunk_tokens']}" if evaluation["ttt"] else "",
+        adaptation(evaluation),
     ]
     return "; ".join(part for part in parts if part)

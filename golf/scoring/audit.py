@@ -19,7 +19,7 @@ from golf.params.audit import Audit
 from golf.params.eval import Eval
 from golf.runtime.errors import DataError
 from golf.scoring import checks, probes
-from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer
+from golf.scoring.evaluator import make_scorer
 from golf.scoring.protocol import AuditReport, ByteCounter, Finding, Scorer
 from golf.scoring.subject import Subject
 
@@ -130,9 +130,8 @@ def audit_evaluation(
     sample = tokens[start:stop].to("cpu", torch.int64)
     counts = byte_table.count(tokens[:stop].cpu())[start:] if start else byte_table.count(sample)
     short = shrink(config, sample.numel())
-    kind = TestTimeTrainer if config.ttt else SlidingScorer
     report = audit(
-        lambda: kind(model, short) if scorer is None else scorer(short),
+        lambda: make_scorer(model, short, traced=True) if scorer is None else scorer(short),
         sample,
         vocab_size=int(getattr(model, "vocab_size")),  # noqa: B009 - any module with a forward pass
         bos_id=bos_id,
@@ -140,6 +139,7 @@ def audit_evaluation(
         positions=settings.positions,
         byte_counts=counts,
         recount=None if recount is None else recount(sample),
+        independent_documents=config.ttt == "lora" and not config.phase_tokens,
     )
     described = {
         "start": start,
@@ -164,7 +164,12 @@ def shrink(config: Eval, tokens: int) -> Eval:
     chunk = min(config.ttt_chunk_tokens, max(math.ceil(tokens / CHUNKS), 2))
     seq_len = min(config.seq_len, chunk)
     return dataclasses.replace(
-        config, ttt_chunk_tokens=chunk, seq_len=seq_len, stride=min(config.stride, seq_len), ttt=config.ttt
+        config,
+        ttt_chunk_tokens=chunk,
+        seq_len=seq_len,
+        stride=min(config.stride, seq_len),
+        lora_chunk_tokens=min(config.lora_chunk_tokens, max(seq_len // 2, 1)),
+        phase_tokens=min(config.phase_tokens, chunk),
     )
 
 

@@ -89,6 +89,10 @@ class DocumentScorer:
         refuse_infinite(found, 1)
         return found
 
+    def parts(self, tokens: Tensor) -> int:
+        """How many documents there are."""
+        return sum(map(len, self._prepare(tokens)[1]))
+
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``: its group is read again up to there."""
         stream, documents = self._prepare(tokens, position)

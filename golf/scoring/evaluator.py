@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from golf.params.eval import Eval
 from golf.runtime.progress import Progress
 from golf.scoring.bpb import Total, total
+from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.learner import Learner, OnScored, check_stream, forward_of, gather, has_time, ranks, refuse_infinite
 from golf.scoring.protocol import ByteCounter, Event
 from golf.scoring.state import digest
@@ -68,6 +69,7 @@ class SlidingScorer:
         self.model, self.config, self.compiled, self.on_scored = model, config, compiled, on_scored
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
         self._trace: list[Event] = []
+        self.adapted = 0  # chunks that were learnt from
 
     @property
     def trace(self) -> Sequence[Event]:
@@ -85,6 +87,10 @@ class SlidingScorer:
         self._trace = [Event("score", 1, tokens.numel(), digest(self.model))]
         self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
         return gather(scores)
+
+    def parts(self, tokens: Tensor) -> int:
+        """How many chunks there are to learn from, the last one among them."""
+        return 0
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scored ``tokens[position]``."""
@@ -145,7 +151,10 @@ class TestTimeTrainer(SlidingScorer):
         chunk_windows = math.ceil(config.ttt_chunk_tokens / config.stride)
         self.windows = Windows(config.seq_len, config.stride, min(config.batch_windows, chunk_windows))
         self.deadline = deadline
-        self.adapted_chunks = 0
+
+    def parts(self, tokens: Tensor) -> int:
+        """See :meth:`SlidingScorer.parts`."""
+        return sum(1 for _ in self.chunks(tokens.numel()))
 
     def chunks(self, tokens: int) -> Iterator[Chunk]:
         """The chunks of a stream of that many tokens, in order."""
@@ -173,13 +182,13 @@ class TestTimeTrainer(SlidingScorer):
         """
         padded, scores = self._prepare(tokens)
         learner = Learner(self.model, self.config, self.compiled)
-        self._trace, self.adapted_chunks = [], 0
+        self._trace, self.adapted = [], 0
         for chunk in self.chunks(tokens.numel()):
             self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
             if chunk.learn_stop and has_time(self.deadline, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
-                self.adapted_chunks += 1
+                self.adapted += 1
                 self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
         return gather(scores)
 
@@ -197,6 +206,23 @@ class TestTimeTrainer(SlidingScorer):
             return self.windows.distribution(learner.forward, padded, first, position)
 
 
+def make_scorer(
+    model: nn.Module,
+    config: Eval,
+    *,
+    deadline: float = math.inf,
+    compiled: bool = False,
+    traced: bool = False,
+    on_scored: OnScored | None = None,
+) -> SlidingScorer | DocumentScorer:
+    """The scorer that ``config.ttt`` names; ``traced`` only matters where a trace would cost time."""
+    if config.ttt == "lora":
+        return DocumentScorer(model, config, deadline=deadline, traced=traced, on_scored=on_scored)
+    if config.ttt == "sgd":
+        return TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=on_scored)
+    return SlidingScorer(model, config, compiled=compiled, on_scored=on_scored)
+
+
 def evaluate(
     model: nn.Module,
     tokens: Tensor,
@@ -206,36 +232,36 @@ def evaluate(
     deadline: float | None = None,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Score ``tokens`` (T,) three ways: the final score, the sliding one and the round trip.
+    """Score ``tokens`` (T,) the final way, and in the ways that show what was gained.
 
-    The round trip is scored in windows that do not overlap; it shows what the artifact's weights are worth before
-    anything is gained from the evaluation. The final score is the test-time trained one, or with ``ttt: false`` the
-    sliding one; it comes first, so that the other two don't use up its clock.
+    ``roundtrip`` is scored in windows that do not overlap; it shows what the artifact's weights are worth before
+    anything is gained from the evaluation. ``sliding`` is without adaptation, ``plain`` as the final score but without
+    adaptation: in sliding windows, or with ``ttt: lora`` document by document. The final score comes first, so that
+    the others don't use up its clock.
 
     Args:
         model: the artifact's model, on its device.
         tokens: the validation split, in the file's order.
         byte_table: bytes of each target.
         config: the eval section.
-        deadline: moment of ``time.monotonic()`` past which no chunk is trained on; None: ``budget_seconds`` from now.
-        compiled: run the forward pass through ``torch.compile``.
+        deadline: moment of ``time.monotonic()`` by which to end learning; None: ``budget_seconds`` from now.
+        compiled: run the windows' forward pass through ``torch.compile``.
 
     Returns:
-        ``final_bpb``, ``sliding_bpb``, ``roundtrip_bpb``; ``nats``, ``tokens``, ``bytes`` of the final score;
-        ``chunks`` and ``adapted_chunks``; ``seconds`` by part; ``nll``: float64 array (T-1,), nats of every target.
+        ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``; ``nats``, ``tokens``, ``bytes`` of the final
+        score; ``chunks``, with ``ttt: lora`` documents, and ``adapted_chunks``, those that were learnt from;
+        ``seconds`` by part; ``nll``: float64 array (T-1,), nats of every target.
 
     Raises:
         DataError: see :meth:`SlidingScorer.score` and :func:`golf.scoring.bpb.total`.
     """
     counts = byte_table.count(tokens.cpu())
     deadline = time.monotonic() + config.budget_seconds if deadline is None else deadline
-    sliding_is_final, sliding_is_roundtrip = not config.ttt, config.stride == config.seq_len
-    passes = 3 - sliding_is_final - sliding_is_roundtrip
     seconds: dict[str, float] = {}
     totals: dict[str, Total] = {}
-    with Progress("evaluate", total=float(passes * (tokens.numel() - 1))) as bar:
+    with Progress("evaluate", total=float(passes(config) * (tokens.numel() - 1))) as bar:
 
-        def scored(scorer: SlidingScorer, name: str) -> Tensor:
+        def scored(name: str, scorer: SlidingScorer | DocumentScorer) -> Tensor:
             start = time.perf_counter()
             nll = -scorer.score(tokens)
             totals[name] = total(nll, counts)
@@ -243,26 +269,30 @@ def evaluate(
             seconds[name] = time.perf_counter() - start
             return nll
 
-        chunks = adapted = 0
-        if config.ttt:
-            trainer = TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=bar.advance)
-            nll = scored(trainer, "final")
-            chunks, adapted = sum(1 for _ in trainer.chunks(tokens.numel())), trainer.adapted_chunks
-        sliding = scored(SlidingScorer(model, config, compiled=compiled, on_scored=bar.advance), "sliding")
-        if sliding_is_final:
-            nll, totals["final"] = sliding, totals["sliding"]
-        totals["roundtrip"] = totals["sliding"]
-        if not sliding_is_roundtrip:
-            whole = SlidingScorer(model, config, stride=config.seq_len, compiled=compiled, on_scored=bar.advance)
-            scored(whole, "roundtrip")
+        shared: dict[str, Any] = {"compiled": compiled, "on_scored": bar.advance}
+        scorer = make_scorer(model, config, deadline=deadline, **shared)
+        nll = scored("final", scorer)
+        totals["sliding"] = totals["final"]
+        if config.ttt != "none":
+            scored("sliding", SlidingScorer(model, config, **shared))
+        totals["plain"] = totals["roundtrip"] = totals["sliding"]
+        if config.ttt == "lora":
+            scored("plain", DocumentScorer(model, config, adapts=False, on_scored=bar.advance))
+        if config.stride < config.seq_len:
+            scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, **shared))
     final = totals["final"]
     return {
-        **{f"{name}_bpb": totals[name].bits_per_byte for name in ("final", "sliding", "roundtrip")},
+        **{f"{name}_bpb": totals[name].bits_per_byte for name in ("final", "plain", "sliding", "roundtrip")},
         "nats": final.nats,
         "tokens": final.tokens,
         "bytes": final.bytes,
-        "chunks": chunks,
-        "adapted_chunks": adapted,
+        "chunks": scorer.parts(tokens),
+        "adapted_chunks": scorer.adapted,
         "seconds": seconds,
         "nll": nll.numpy(),
     }
+
+
+def passes(config: Eval) -> int:
+    """How often :func:`evaluate` scores the stream."""
+    return 1 + (config.ttt != "none") + (config.ttt == "lora") + (config.stride < config.seq_len)

@@ -32,11 +32,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("ttt", [True, False])
-def test_the_evaluation_that_ships_passes(ttt: bool) -> None:
+@pytest.mark.parametrize(
+    "kind", [{"ttt": "sgd"}, {"ttt": "none"}, {"ttt": "lora"}, {"ttt": "lora", "phase_tokens": 40}], ids=str
+)
+def test_the_evaluation_that_ships_passes(kind: dict[str, Any]) -> None:
     counter = SidecarBytes(torch.arange(400) % 5)
-    config = dataclasses.replace(CONFIG, ttt=ttt)
-    result = audit_evaluation(tiny(), stream(), counter, config, Audit(tokens=260, positions=6), bos_id=BOS)
+    config = dataclasses.replace(CONFIG, lora_chunk_tokens=6, lora_lr=0.02, **kind)
+    settings = Audit(tokens=260, positions=2 if kind["ttt"] == "lora" else 6)
+    result = audit_evaluation(tiny(), stream(), counter, config, settings, bos_id=BOS)
     assert result["passed"], result
     assert tuple(result["checks"]) == CHECKS
     assert result["sample"]["tokens"] == 260

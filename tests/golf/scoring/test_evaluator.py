@@ -93,7 +93,7 @@ def test_chunks_are_learnt_after_they_are_scored_and_cover_the_stream() -> None:
     states = [event.state for event in trainer.trace]
     assert states[1::2] == states[2::2]  # nothing moves between an update and the next chunk's scores
     assert len(set(states)) == 5
-    assert trainer.adapted_chunks == 4
+    assert trainer.adapted == 4
 
 
 def test_training_helps_and_leaves_the_model_alone() -> None:
@@ -112,7 +112,7 @@ def test_a_spent_budget_ends_the_adaptation_and_not_the_scoring() -> None:
     model, tokens = tiny(), stream(300)
     trainer = TestTimeTrainer(model, CONFIG, deadline=time.monotonic() - 1)
     assert torch.equal(trainer.score(tokens), SlidingScorer(model, CONFIG).score(tokens))
-    assert trainer.adapted_chunks == 0
+    assert trainer.adapted == 0
 
 
 def test_evaluate_sums_what_it_scores() -> None:
@@ -124,10 +124,10 @@ def test_evaluate_sums_what_it_scores() -> None:
     assert result["final_bpb"] == pytest.approx(result["nll"].sum() / math.log(2) / result["bytes"], rel=1e-12)
     assert (result["chunks"], result["adapted_chunks"]) == (5, 4)
     assert set(result["seconds"]) == {"final", "sliding", "roundtrip"}
-    plain = evaluate(model, tokens, counter, dataclasses.replace(CONFIG, ttt=False))
+    plain = evaluate(model, tokens, counter, dataclasses.replace(CONFIG, ttt="none"))
     assert plain["final_bpb"] == plain["sliding_bpb"] == result["sliding_bpb"]
     assert plain["roundtrip_bpb"] == result["roundtrip_bpb"]
-    no_overlap = evaluate(model, tokens, counter, dataclasses.replace(CONFIG, ttt=False, stride=32))
+    no_overlap = evaluate(model, tokens, counter, dataclasses.replace(CONFIG, ttt="none", stride=32))
     assert no_overlap["final_bpb"] == no_overlap["roundtrip_bpb"] == result["roundtrip_bpb"]
     late = evaluate(model, tokens, counter, CONFIG, deadline=0.0)
     assert late["final_bpb"] == late["sliding_bpb"]
