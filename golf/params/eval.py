@@ -55,7 +55,7 @@ class Eval(Section):
         self.require(self.lora_documents >= 1, "lora_documents", "at least 1", 64)
         half = self.seq_len // 2
         needed = f"1 to half of seq_len ({half})"
-        self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, max(half, 1))
+        self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, half)
         self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.125)
         self.require(self.phase_tokens >= 0, "phase_tokens", "0 or more", 0)
         self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)

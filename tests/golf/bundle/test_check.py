@@ -35,6 +35,20 @@ def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> N
     assert len(report["checks"]) == 9
 
 
+def test_documents_are_learnt_from_by_the_program_as_audited(world: Path, tmp_path: Path) -> None:
+    params = json.loads((world / "params.json").read_text())
+    params["eval"] |= {"ttt": "lora", "lora_rank": 4, "lora_chunk_tokens": 16, "stride": params["eval"]["seq_len"]}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    given = arguments(world, "evaluate", params=tmp_path / "params.json", out=tmp_path)
+    subprocess.run([sys.executable, "-I", "train_gpt.py", *given], cwd=world, check=True, capture_output=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["adapted_chunks"] == result["chunks"] > 1
+    assert result["final_bpb"] < result["plain_bpb"]
+    run(world, "audit", params=tmp_path / "params.json", out=tmp_path)
+    report = json.loads((tmp_path / "audit.json").read_text())
+    assert report["passed"], report
+
+
 def test_score_of_shards_is_the_sliding_score(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--artifact", "model.golf", "--shards", "data/shards", "--bytes", "data/tokenizer/bytes.safetensors"]
     code = [sys.executable, "-I", "train_gpt.py", "evaluate", *given, "--params", "params.json", "--out", str(tmp_path)]

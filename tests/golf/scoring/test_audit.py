@@ -37,7 +37,7 @@ def one_thread() -> None:
 )
 def test_the_evaluation_that_ships_passes(kind: dict[str, Any]) -> None:
     counter = SidecarBytes(torch.arange(400) % 5)
-    config = dataclasses.replace(CONFIG, lora_chunk_tokens=6, lora_lr=0.02, **kind)
+    config = dataclasses.replace(CONFIG, lora_chunk_tokens=15, lora_lr=0.02, **kind)
     settings = Audit(tokens=260, positions=2 if kind["ttt"] == "lora" else 6)
     result = audit_evaluation(tiny(), stream(), counter, config, settings, bos_id=BOS)
     assert result["passed"], result

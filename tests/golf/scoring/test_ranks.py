@@ -1,0 +1,50 @@
+"""Real ranks of gloo share the work of scoring; the scores are those of one process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golf.params.eval import Eval
+from golf.scoring.evaluator import make_scorer
+from tests.golf.model.tiny import tiny
+from tests.golf.scoring.test_document_scorer import LENGTHS, stream
+from tests.golf.train.test_distributed import run_ranks
+
+KINDS = {
+    "sliding": "ttt='none'",
+    "sgd": "ttt='sgd'",
+    "lora": "ttt='lora'",
+    "phases": "ttt='lora', phase_tokens=60",
+}
+SETTINGS = (
+    "seq_len=32, stride=16, batch_windows=2, ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.02, "
+    "lora_documents=2, lora_chunk_tokens=8"
+)
+PROGRAM = """
+import sys
+import numpy as np
+from golf.params.eval import Eval
+from golf.params.hardware import Hardware
+from golf.scoring.evaluator import make_scorer
+from golf.train.distributed import join
+from tests.golf.model.tiny import tiny
+from tests.golf.scoring.test_document_scorer import LENGTHS, stream
+with join(Hardware()) as ranks:
+    for kind, settings in eval(sys.argv[2]).items():
+        scores = make_scorer(tiny(), eval(f"Eval({sys.argv[3]}, {settings})")).score(stream(LENGTHS))
+        np.save(f"{sys.argv[1]}/{kind}-{ranks.index}.npy", scores.numpy())
+"""
+
+
+@pytest.mark.slow
+def test_ranks_score_as_one_process(tmp_path: Path) -> None:
+    run_ranks(2, tmp_path, KINDS, SETTINGS, program=PROGRAM)
+    tokens = stream(LENGTHS)
+    for kind, settings in KINDS.items():
+        config = eval(f"Eval({SETTINGS}, {settings})", {"Eval": Eval})
+        alone = make_scorer(tiny(), config).score(tokens)
+        for rank in range(2):
+            found = torch.from_numpy(np.load(tmp_path / f"{kind}-{rank}.npy"))
+            torch.testing.assert_close(found, alone, rtol=0, atol=1e-4, msg=f"{kind}, rank {rank}")
