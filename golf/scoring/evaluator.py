@@ -73,6 +73,7 @@ class SlidingScorer:
         self.model, self.config, self.compiled, self.on_scored = model, config, compiled, on_scored
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
         self._trace: list[Event] = []
+        self.waited = 0.0  # seconds that the last score stood at a collective until every rank had come to it
 
     @property
     def trace(self) -> Sequence[Event]:
@@ -89,6 +90,7 @@ class SlidingScorer:
         chunk = Chunk(0, self.windows.count(tokens.numel()), 1, tokens.numel())
         self._trace = [Event("score", 1, tokens.numel(), digest(self.model))]
         self._score_chunk(_forward(self.model, self.compiled), padded, chunk, scores)
+        self.waited = _meet(scores.device)
         return _gather(scores)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
@@ -188,14 +190,16 @@ class TestTimeTrainer(SlidingScorer):
         """
         padded, scores = self._prepare(tokens)
         learner = _Learner(self.model, self.config, self.compiled)
-        self._trace, self.adapted_chunks = [], 0
+        self._trace, self.adapted_chunks, self.waited = [], 0, 0.0
         for chunk in self.chunks(tokens.numel()):
             self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
+            self.waited += _meet(padded.device)
             if chunk.learn_stop and self._has_time(padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted_chunks += 1
                 self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
+        self.waited += learner.waited
         return _gather(scores)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
@@ -232,6 +236,7 @@ class _Learner:
         self.parameters = [parameter.requires_grad_(True) for parameter in self.model.parameters()]
         self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.forward = _forward(self.model, compiled)
+        self.waited = 0.0
 
     def learn(self, tokens: Tensor) -> None:
         """``ttt_epochs`` steps on the mean loss of tokens[1:], given tokens (C+1,); gradients summed over ranks."""
@@ -259,6 +264,7 @@ class _Learner:
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
         ]
         if ranks > 1:
+            self.waited += _meet(gradients[0].device)
             for gradient in gradients:
                 dist.all_reduce(gradient)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -277,6 +283,17 @@ class _Learner:
 def _forward(model: nn.Module, compiled: bool) -> Forward:
     run: Any = torch.compile(model, dynamic=False) if compiled else model
     return run
+
+
+def _meet(device: torch.device) -> float:
+    """Wait until every rank is here, its device done; seconds of standing idle."""
+    if not dist.is_initialized():
+        return 0.0
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    dist.barrier()
+    return time.perf_counter() - start
 
 
 def _gather(scores: Tensor) -> Tensor:
@@ -321,7 +338,8 @@ def evaluate(
 
     Returns:
         ``final_bpb``, ``sliding_bpb``, ``roundtrip_bpb``; ``nats``, ``tokens``, ``bytes`` of the final score;
-        ``chunks`` and ``adapted_chunks``; ``seconds`` by part; ``nll``: float64 array (T-1,), nats of every target.
+        ``chunks`` and ``adapted_chunks``; ``seconds`` by part, and those this rank ``waited`` for others in them; nats
+        of every target, float64 (T-1,): ``nll`` of the final score, ``sliding``, ``roundtrip``.
 
     Raises:
         DataError: see :meth:`SlidingScorer.score` and :func:`golf.scoring.bpb.total`.
@@ -331,6 +349,7 @@ def evaluate(
     sliding_is_final, sliding_is_roundtrip = not config.ttt, config.stride == config.seq_len
     passes = 3 - sliding_is_final - sliding_is_roundtrip
     seconds: dict[str, float] = {}
+    waited: dict[str, float] = {}
     totals: dict[str, Total] = {}
     with Progress("evaluate", total=float(passes * (tokens.numel() - 1))) as bar:
 
@@ -340,6 +359,7 @@ def evaluate(
             totals[name] = total(nll, counts)
             bar.advance(0.0, f"{name} {totals[name].bits_per_byte:.4f} bpb")
             seconds[name] = time.perf_counter() - start
+            waited[name] = scorer.waited
             return nll
 
         chunks = adapted = 0
@@ -350,10 +370,10 @@ def evaluate(
         sliding = scored(SlidingScorer(model, config, compiled=compiled, on_scored=bar.advance), "sliding")
         if sliding_is_final:
             nll, totals["final"] = sliding, totals["sliding"]
-        totals["roundtrip"] = totals["sliding"]
+        roundtrip, totals["roundtrip"] = sliding, totals["sliding"]
         if not sliding_is_roundtrip:
             whole = SlidingScorer(model, config, stride=config.seq_len, compiled=compiled, on_scored=bar.advance)
-            scored(whole, "roundtrip")
+            roundtrip = scored(whole, "roundtrip")
     final = totals["final"]
     return {
         **{f"{name}_bpb": totals[name].bits_per_byte for name in ("final", "sliding", "roundtrip")},
@@ -363,5 +383,8 @@ def evaluate(
         "chunks": chunks,
         "adapted_chunks": adapted,
         "seconds": seconds,
+        "waited": waited,
         "nll": nll.numpy(),
+        "sliding": sliding.numpy(),
+        "roundtrip": roundtrip.numpy(),
     }
