@@ -55,12 +55,18 @@ def main() -> None:
     settings, config, hardware = load(Audit), load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
+    log, report = Path("runs/evaluate") / str(seed) / "nll.npy", report_path("evaluate", seed)
+    if not log.is_file():
+        raise MissingInput(f"{log}: no such file", hint=f"dvc repro evaluate@{seed}")
+    manifest, reported = read_manifest(RAW), read_report(report, f"evaluate@{seed}")
     watch = Stopwatch()
     with watch.part("program"):
         result, network = run(seed, settings, config, hardware)
     checks = {name: (check["passed"], check["evidence"]) for name, check in result["checks"].items()}
     with watch.part("files"):
-        checks |= check_files(seed)
+        files = static.Files.read(SHARDS, TOKENIZER, manifest)
+        checks |= static.check_files(files)
+        checks["score"] = static.score(files, np.load(log, mmap_mode="r"), reported)
     outcomes = {name: "passed" if passed else "failed" for name, (passed, _) in checks.items()}
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     write_report("audit", {"passed": not failed, "checks": len(checks), **outcomes}, seed=seed)
@@ -73,16 +79,6 @@ def main() -> None:
             hint="read docs/rules.md on " + ", ".join(failed),
         )
     print(f"audit: all {len(checks)} checks passed")
-
-
-def check_files(seed: int) -> dict[str, static.Outcome]:
-    """The static checks, on the files of the data and of the evaluation of ``seed``."""
-    log = Path("runs/evaluate") / str(seed) / "nll.npy"
-    if not log.is_file():
-        raise MissingInput(f"{log}: no such file", hint=f"dvc repro evaluate@{seed}")
-    files = static.Files.read(SHARDS, TOKENIZER, read_manifest(RAW))
-    report = read_report(report_path("evaluate", seed), f"evaluate@{seed}")
-    return static.check_files(files) | {"score": static.score(files, np.load(log, mmap_mode="r"), report)}
 
 
 def run(seed: int, settings: Audit, config: Eval, hardware: Hardware) -> tuple[dict[str, Any], str]:

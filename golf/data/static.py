@@ -56,7 +56,8 @@ class Files:
             name: [read_shard(path) for path in list_shards(shards, name)] for name in ("train", "heldout", "val")
         }
         table = load_file(tokenizer / "bytes.safetensors")
-        pieces = recompute(load_sentencepiece(tokenizer / "tokenizer.model"), table["base"].size)
+        model = load_sentencepiece(tokenizer / "tokenizer.model")
+        pieces = recompute(model, max(model.vocab_size(), table["base"].size))
         return cls(splits, read_sidecar(shards), load_index(shards), manifest, pieces, table)
 
 
@@ -66,8 +67,13 @@ def check_files(files: Files) -> dict[str, Outcome]:
 
 
 def recompute(model: Any, size: int) -> dict[str, np.ndarray]:
-    """The columns of a byte table (``size``,) from the pieces of a SentencePieceProcessor, by the canonical rules."""
-    known = range(min(model.vocab_size(), size))
+    """The columns of a byte table from the pieces of a SentencePieceProcessor, by the canonical rules.
+
+    Args:
+        model: the processor.
+        size: entries of each column, as many as it has pieces or more; ids beyond them are boundaries without bytes.
+    """
+    known = range(model.vocab_size())
     silent = [model.is_control(token) or model.is_unknown(token) or model.is_unused(token) for token in known]
     texts = [
         "" if mute else "?" if model.is_byte(token) else model.id_to_piece(token)
@@ -131,23 +137,31 @@ def bos(files: Files) -> Outcome:
         first = next((int(shard[0]) for shard in shards if shard.size), None)
         if first is not None and first != mark:
             return False, f"{name}: begins with token {first}, needed a BOS ({mark})"
-        starts, place = [0], 0
-        for shard in shards:
-            starts += [int(found) + place for found in np.flatnonzero(shard == mark)]
-            place += shard.size
-        documents, stated = len(starts) - 1, files.index["splits"][name]["documents"]
+        documents, longest = _documents(shards, mark)
+        stated = files.index["splits"][name]["documents"]
         if documents != stated:
             return False, f"{name}: {documents:,} BOS, needed {stated:,}, one a document (shards.json)"
-        longest = int(np.diff(starts, append=place).max())
         if longest > LONGEST:
             return False, f"{name}: {longest:,} tokens without a BOS, needed one before each document"
         counted.append(f"{name} {documents:,}, the longest {longest:,} tokens")
     return True, f"documents: {'; '.join(counted)}"
 
 
+def _documents(shards: list[np.ndarray], mark: int) -> tuple[int, int]:
+    """How often a stream holds ``mark``, and the most tokens from one to the next."""
+    documents, longest, rest = 0, 0, 0  # rest: tokens since the last one
+    for shard in shards:
+        starts = np.flatnonzero(shard == mark)
+        gaps = np.diff(np.concatenate(([-rest], starts, [shard.size])))
+        documents, longest, rest = documents + starts.size, max(longest, int(gaps.max())), int(gaps[-1])
+    return documents, longest
+
+
 def byte_table(files: Files) -> Outcome:
     """The byte table that the evaluation reads is the tokenizer's, and a sidecar counts nothing at a BOS."""
     for name, column in files.pieces.items():
+        if files.table[name].shape != column.shape:
+            return False, f"{files.table[name].size:,} tokens in it, the tokenizer has {column.size:,}"
         wrong = np.flatnonzero(files.table[name] != column)
         if wrong.size:
             token = int(wrong[0])
