@@ -32,6 +32,7 @@ def made(seed: int, size: int = 3000) -> tuple[np.ndarray, np.ndarray, dict[str,
     rng = np.random.default_rng(seed)
     tokens = rng.integers(2, 50, size)
     tokens[rng.random(size) < 0.02] = BOS
+    tokens[0] = BOS
     tokens[1:][(tokens[1:] == BOS) & (tokens[:-1] == BOS)] = 2  # a bin of empty documents alone has no bpb
     counts = np.where(tokens[1:] == BOS, 0, rng.integers(1, 6, size - 1))
     nll = {name: rng.exponential(3.0, size - 1) for name in SCORES}
