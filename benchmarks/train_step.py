@@ -30,12 +30,12 @@ from golf.params.model import Model
 from golf.params.optim import Optim
 from golf.params.tokenizer import Tokenizer
 from golf.params.train import Train
+from golf.runtime.device import peak_memory
 from golf.runtime.files import write_json
 from golf.train.connect import connect
 from golf.train.distributed import world_size
 from golf.train.flops import peak_flops
 from golf.train.loop import wait_for
-from golf.train.meter import peak_memory
 from golf.train.phases import Phase
 from golf.train.plan import TrainConfig, check, make_plan
 from golf.train.run import Run, set_up

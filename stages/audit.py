@@ -1,9 +1,10 @@
-"""Prove the evaluation legal: the scorers of the shipped program are audited on a sample of validation text.
+"""Prove the evaluation legal: the shipped program's scorers on a sample of validation text, and what the files show.
 
-Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the validation
-shards and the tokenizer; the gate must have passed. Writes ``reports/audit/SEED.json``: each check with its outcome;
-the evidence goes to the timing report. A failed check ends the stage with exit code 65. docs/rules.md says what each
-check holds.
+Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the shards and
+the tokenizer; for the static part (:mod:`golf.data.static`) also the manifest of ``data/raw`` and what ``evaluate``
+left: its log of every target and its report. Writes ``reports/audit/SEED.json``: each check with its outcome; the
+evidence goes to the timing report. A failed check ends the stage with exit code 65. docs/rules.md says what each check
+holds.
 
     python -m stages.audit --seed 42
 """
@@ -15,17 +16,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from golf.data import static
+from golf.data.raw import read_manifest
 from golf.params.audit import Audit
 from golf.params.base import load, to_dict
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, MissingInput, run_main
 from golf.runtime.files import read_json, write_json
-from golf.runtime.report import Stopwatch, report_path, write_report, write_timing
+from golf.runtime.report import Stopwatch, read_report, report_path, write_report, write_timing
 from golf.runtime.sandbox import run_program
 
 PROGRAM = Path("build/train_gpt.py")
 CHECKER = Path("build/check_gpt.py")
+RAW = Path("data/raw")
 SHARDS = Path("data/shards")
 TOKENIZER = Path("data/tokenizer")
 ARGUMENTS = (
@@ -49,14 +55,22 @@ def main() -> None:
     settings, config, hardware = load(Audit), load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
+    log, report = Path("runs/evaluate") / str(seed) / "nll.npy", report_path("evaluate", seed)
+    if not log.is_file():
+        raise MissingInput(f"{log}: no such file", hint=f"dvc repro evaluate@{seed}")
+    manifest, reported = read_manifest(RAW), read_report(report, f"evaluate@{seed}")
     watch = Stopwatch()
     with watch.part("program"):
         result, network = run(seed, settings, config, hardware)
-    checks = result["checks"]
-    outcomes = {name: "passed" if check["passed"] else "failed" for name, check in checks.items()}
+    checks = {name: (check["passed"], check["evidence"]) for name, check in result["checks"].items()}
+    with watch.part("files"):
+        files = static.Files.read(SHARDS, TOKENIZER, manifest)
+        checks |= static.check_files(files)
+        checks["score"] = static.score(files, np.load(log, mmap_mode="r"), reported)
+    outcomes = {name: "passed" if passed else "failed" for name, (passed, _) in checks.items()}
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     write_report("audit", {"passed": not failed, "checks": len(checks), **outcomes}, seed=seed)
-    evidence = {name: check["evidence"] for name, check in checks.items()}
+    evidence = {name: line for name, (_, line) in checks.items()}
     write_timing("audit", watch, seed=seed, network=network, sample=result["sample"], evidence=evidence)
     if failed:
         found = "; ".join(f"{name}: {evidence[name]}" for name in failed)

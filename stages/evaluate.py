@@ -1,8 +1,9 @@
 """Score the artifact with the shipped program: in an empty directory, without network, within one clock.
 
 Reads ``build/train_gpt.py``, ``runs/compress/SEED/model.golf``, the validation shards and the byte table, and nothing
-else; the gate must have passed. Writes ``runs/evaluate/SEED`` (nll.npy, result.json) and
-``reports/evaluate/SEED.json``, after the score was computed a second time here, from the file of log-probabilities.
+else; the gate must have passed. Writes ``runs/evaluate/SEED`` (nll.npy, result.json, documents.parquet),
+``reports/gain/SEED.csv`` and ``reports/evaluate/SEED.json``, after the scores were computed a second time here, from
+the files of log-probabilities. docs/evaluation.md says what stands where.
 
     python -m stages.evaluate --seed 42
 """
@@ -12,11 +13,14 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from golf.data import documents
+from golf.data.shards import load_index
 from golf.params.base import check_every_section, load, to_dict
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
@@ -29,6 +33,7 @@ from golf.runtime.sandbox import Outputs, run_program
 PROGRAM = Path("build/train_gpt.py")
 SHARDS = Path("data/shards")
 TABLE = Path("data/tokenizer/bytes.safetensors")
+GAIN = Path("reports/gain")
 ARGUMENTS = (
     "evaluate",
     "--artifact=model.golf",
@@ -37,7 +42,7 @@ ARGUMENTS = (
     "--params=params.json",
     "--out=out",
 )
-OUTPUTS = ("out/nll.npy", "out/result.json")
+OUTPUTS = ("out/result.json", "out/nll.npy", "out/sliding.npy", "out/roundtrip.npy")
 ANY_COUNT = 840  # divided by 1 to 8: windows are dealt out, whatever the number of ranks
 SHARD_HEADER = 1024  # bytes before the tokens of a shard
 TOLERANCE = 1e-9  # of a score, relative: the two sums run in another order
@@ -55,11 +60,17 @@ def main() -> None:
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
     watch = Stopwatch()
     with whole_directory(Path("runs/evaluate") / str(seed)) as folder:
+        processes, _ = process_count(hardware, divides=ANY_COUNT)
         with watch.part("program"):
-            outputs = score(seed, config, hardware, folder)
+            outputs = score(seed, config, hardware, folder, processes)
         result = read_json(outputs["out/result.json"])
+        ranks = [read_json(outputs[rank_output(rank)]) for rank in range(processes)]
         with watch.part("recount"):
-            check(result, outputs["out/nll.npy"])
+            nll, counts = check(result, outputs), count_bytes()
+        with watch.part("documents"):
+            write_documents(seed, folder, nll, counts)
+        for name in (*OUTPUTS[2:], *map(rank_output, range(processes))):  # what they say stands in smaller files now
+            outputs[name].unlink()
     write_report(
         "evaluate",
         {
@@ -74,13 +85,13 @@ def main() -> None:
         seed=seed,
     )
     inside = {key: result[key] for key in ("seconds", "clock_seconds", "device", "ranks", "attention")}
+    inside |= by_rank(ranks)
     write_timing("evaluate", watch, seed=seed, program=inside, network=outputs.network)
 
 
-def score(seed: int, config: Eval, hardware: Hardware, folder: Path) -> Outputs:
+def score(seed: int, config: Eval, hardware: Hardware, folder: Path, processes: int) -> Outputs:
     """Run the program's verb ``evaluate`` on the artifact of ``seed``; its outputs go to ``folder``."""
-    processes, _ = process_count(hardware, divides=ANY_COUNT)
-    shards = sorted(path for path in SHARDS.glob("*val_*.bin"))
+    shards = sorted(SHARDS.glob("*val_*.bin"))
     if not shards:
         raise MissingInput(f"{SHARDS}: no validation shard", hint="dvc repro tokenize")
     with tempfile.TemporaryDirectory() as temporary:
@@ -95,33 +106,68 @@ def score(seed: int, config: Eval, hardware: Hardware, folder: Path) -> Outputs:
                 "params.json": params,
                 **{f"shards/{path.name}": path for path in shards},
             },
-            out=OUTPUTS,
+            out=(*OUTPUTS, *map(rank_output, range(processes))),
             destination=folder,
             processes=processes,
             threads=hardware.threads,
         )
 
 
-def check(result: dict[str, Any], path: Path) -> None:
-    """Compute the score again, from the log-probabilities, the shards and the byte table, in numpy alone.
+def rank_output(rank: int) -> str:
+    """Where the program leaves the seconds and the memory of a rank."""
+    return f"out/rank{rank}.json"
+
+
+def check(result: dict[str, Any], outputs: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Compute the scores again, from the log-probabilities, the shards and the byte table, in numpy alone.
+
+    Returns:
+        nats of each target (T-1,) by score: ``final``, ``sliding``, ``roundtrip``.
 
     Raises:
-        FairwayError: it differs from the program's.
+        FairwayError: a score differs from the program's.
         DataError: the program scored another number of targets, or one of them has no finite score.
     """
-    nll = np.load(path, allow_pickle=False)
-    counts = count_bytes()
-    if nll.shape != counts.shape or nll.dtype != np.float64 or not np.isfinite(nll).all():
-        raise DataError(f"{path}: {nll.dtype} {nll.shape}, needed a finite float64 score for {counts.size} targets")
-    found = {
-        "tokens": nll.size,
-        "bytes": int(counts.sum()),
-        "nats_per_token": math.fsum(nll) / nll.size,
-        "final_bpb": math.fsum(nll) / math.log(2) / int(counts.sum()),
-    }
-    for key, value in found.items():
-        if not math.isclose(value, result[key], rel_tol=TOLERANCE):
-            raise FairwayError(f"evaluate: {key}: the program says {result[key]!r}, its scores sum to {value!r}")
+    counts, scores = count_bytes(), {}
+    for name, file in zip(("final", "sliding", "roundtrip"), OUTPUTS[1:], strict=True):
+        path = outputs[file]
+        scores[name] = nll = np.load(path, allow_pickle=False)
+        kind = np.float64 if name == "final" else np.float32
+        if nll.shape != counts.shape or nll.dtype != kind or not np.isfinite(nll).all():
+            raise DataError(
+                f"{path}: {nll.dtype} {nll.shape}, needed a finite {kind.__name__} score for {counts.size} targets"
+            )
+        nats = math.fsum(nll)
+        found = {f"{name}_bpb": nats / math.log(2) / int(counts.sum())}
+        if name == "final":
+            found |= {"tokens": nll.size, "bytes": int(counts.sum()), "nats_per_token": nats / nll.size}
+        for key, value in found.items():
+            if not math.isclose(value, result[key], rel_tol=TOLERANCE):
+                raise FairwayError(f"evaluate: {key}: the program says {result[key]!r}, its scores sum to {value!r}")
+    return scores
+
+
+def write_documents(seed: int, folder: Path, nll: Mapping[str, np.ndarray], counts: np.ndarray) -> None:
+    """Each document's scores as Parquet, and what adaptation gains by length and position as a plot."""
+    starts = documents.edges(read(val_shards()), load_index(SHARDS)["bos_id"])
+    documents.write_parquet(folder / "documents.parquet", documents.costs(starts, counts, nll))
+    documents.write_csv(GAIN / f"{seed}.csv", documents.gains(starts, counts, nll))
+
+
+def by_rank(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Seconds by part, busy seconds, idle share of the scoring and peak memory, rank by rank."""
+    rows = []
+    for number, rank in enumerate(ranks):
+        scoring = sum(rank["seconds"][name] for name in rank["waited"])
+        waited = sum(rank["waited"].values())
+        rows.append({
+            "rank": number,
+            "seconds": {name: round(value, 3) for name, value in rank["seconds"].items()},
+            "busy_seconds": round(scoring - waited, 3),
+            "idle_share": round(waited / scoring, 4) if scoring else 0.0,
+            "peak_memory_bytes": rank["peak_memory_bytes"],
+        })  # fmt: skip
+    return {"by_rank": rows, "idle_share": max(row["idle_share"] for row in rows)}
 
 
 def count_bytes() -> np.ndarray:
@@ -129,12 +175,16 @@ def count_bytes() -> np.ndarray:
     from safetensors.numpy import load_file
 
     sidecars = sorted(SHARDS.glob("*val_bytes_*.bin"))
-    shards = sorted(path for path in SHARDS.glob("*val_*.bin") if path not in sidecars)
     if sidecars:
         return read(sidecars)[1:]
-    tokens, table = read(shards), load_file(TABLE)
+    tokens, table = read(val_shards()), load_file(TABLE)
     space = table["leading_space"][tokens[1:]] & ~table["boundary"][tokens[:-1]]
     return table["base"].astype(np.int64)[tokens[1:]] + space
+
+
+def val_shards() -> list[Path]:
+    """The validation shards, without their sidecars."""
+    return sorted(path for path in SHARDS.glob("*val_*.bin") if "_bytes_" not in path.name)
 
 
 def read(paths: list[Path]) -> np.ndarray:

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _add(evaluate, "shards", "folder with val_*.bin, and val_bytes_*.bin where the text was transformed")
     _add(evaluate, "bytes", "byte table, bytes.safetensors")
     _add(evaluate, "params", "JSON with the sections eval, hardware")
-    _add(evaluate, "out", "folder for result.json, nll.npy")
+    _add(evaluate, "out", "folder for result.json, rankN.json, nll.npy, sliding.npy, roundtrip.npy")
     return top
 
 

@@ -23,7 +23,7 @@ from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.quant.quantized import dequantize_model
-from golf.runtime.device import choose_compile, describe
+from golf.runtime.device import choose_compile, describe, peak_memory
 from golf.runtime.errors import DataError
 from golf.runtime.files import write_json, write_npy
 from golf.runtime.report import Stopwatch
@@ -57,7 +57,7 @@ def scorer(model: Transformer, config: Eval) -> Scorer:
 
 
 def evaluate(parsed: argparse.Namespace) -> None:
-    """Decode, score three ways, write result.json and nll.npy; the clock runs from the first line here."""
+    """Decode, score three ways, write the scores and what they took; the clock runs from the first line here."""
     started = time.monotonic()
     config, hardware = load(Eval, parsed.params), load(Hardware, parsed.params)
     watch = Stopwatch()
@@ -69,11 +69,13 @@ def evaluate(parsed: argparse.Namespace) -> None:
             check_vocabulary(subject.spec, counter)
         deadline = started + config.budget_seconds
         result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline, compiled=subject.compiled)
+        seconds = {**watch.parts, **result.pop("seconds")}
+        rank = {"seconds": seconds, "waited": result.pop("waited"), "peak_memory_bytes": peak_memory(ranks.device)}
+        write_json(parsed.out / f"rank{ranks.index}.json", rank)
         if not ranks.first:
             return
-        nll = np.asarray(result.pop("nll"), dtype="<f8")
-        seconds = {**watch.parts, **result.pop("seconds")}
-        write_npy(parsed.out / "nll.npy", nll)
+        for name, kind in (("nll", "<f8"), ("sliding", "<f4"), ("roundtrip", "<f4")):
+            write_npy(parsed.out / f"{name}.npy", np.asarray(result.pop(name), dtype=kind))
         write_json(
             parsed.out / "result.json",
             {

@@ -6,6 +6,7 @@ on a machine without any GPU the answer is known before.
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,3 +110,13 @@ def choose_compile(hardware: Hardware, device: torch.device, kernels: bool = Fal
     if kernels:
         return False, "the kernels leave the compiler little"
     return True, "a GPU repays it"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use: of the GPU, or of this process on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from golf.params.eval import Eval
 from golf.scoring.documents import Document, deal, group, phases, split
-from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_time, ranks, refuse_infinite
+from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
 from golf.scoring.state import digest
@@ -46,6 +46,7 @@ class DocumentScorer:
 
     Attributes:
         adapted: documents that were learnt from.
+        waited: seconds that the last :meth:`score` stood idle until every rank was done.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DocumentScorer:
         self.model, self.config, self.adapts, self.deadline = model, config, adapts, deadline
         self.traced, self.on_scored = traced, on_scored
         self.adapted = 0
+        self.waited = 0.0
         self._events: dict[int, list[Event]] = {}
 
     @property
@@ -76,15 +78,17 @@ class DocumentScorer:
         """
         stream, documents = self._prepare(tokens)
         scores = torch.zeros(tokens.numel(), dtype=torch.float64, device=stream.device)  # the last place: no target's
-        self.adapted, self._events = 0, defaultdict(list)
+        self.adapted, self.waited, self._events = 0, 0.0, defaultdict(list)
         learner = Learner(self.model, self.config, False) if self._has_phases else None
         for phase in documents:
             model = self.model if learner is None else learner.model
             self._score_phase(model, phase, stream, scores)
+            self.waited += meet(stream.device)
             if learner is not None and phase is not documents[-1] and has_time(self.deadline, stream.device):
                 learn_phase(learner, phase, stream)
                 start, stop = phase[0].start + 1, phase[-1].stop + 1
                 self._note(phase[-1].stop, "update", start, stop, digest(learner.model) if self.traced else "")
+        self.waited += 0.0 if learner is None else learner.waited
         found = gather(scores[:-1])
         refuse_infinite(found, 1)
         return found

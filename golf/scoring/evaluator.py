@@ -10,10 +10,10 @@ prefix alone would give other numbers than scoring it as part of the whole.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +23,23 @@ from golf.params.eval import Eval
 from golf.runtime.progress import Progress
 from golf.scoring.bpb import Total, total
 from golf.scoring.document_scorer import DocumentScorer
-from golf.scoring.learner import Learner, OnScored, check_stream, forward_of, gather, has_time, ranks, refuse_infinite
+from golf.scoring.learner import (
+    Learner,
+    OnScored,
+    check_stream,
+    forward_of,
+    gather,
+    has_time,
+    meet,
+    ranks,
+    refuse_infinite,
+)
 from golf.scoring.protocol import ByteCounter, Event
 from golf.scoring.state import digest
 from golf.scoring.windows import Forward, Windows
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Chunk:
     """Windows [first, stop) score the targets [start, end); then [learn_start, learn_stop) is trained on, if any."""
 
@@ -70,6 +80,7 @@ class SlidingScorer:
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
         self._trace: list[Event] = []
         self.adapted = 0  # chunks that were learnt from
+        self.waited = 0.0  # seconds that the last score stood at a collective until every rank had come to it
 
     @property
     def trace(self) -> Sequence[Event]:
@@ -86,6 +97,7 @@ class SlidingScorer:
         chunk = Chunk(0, self.windows.count(tokens.numel()), 1, tokens.numel())
         self._trace = [Event("score", 1, tokens.numel(), digest(self.model))]
         self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
+        self.waited = meet(scores.device)
         return gather(scores)
 
     def parts(self, tokens: Tensor) -> int:
@@ -182,14 +194,16 @@ class TestTimeTrainer(SlidingScorer):
         """
         padded, scores = self._prepare(tokens)
         learner = Learner(self.model, self.config, self.compiled)
-        self._trace, self.adapted = [], 0
+        self._trace, self.adapted, self.waited = [], 0, 0.0
         for chunk in self.chunks(tokens.numel()):
             self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
+            self.waited += meet(padded.device)
             if chunk.learn_stop and has_time(self.deadline, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted += 1
                 self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
+        self.waited += learner.waited
         return gather(scores)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
@@ -250,7 +264,8 @@ def evaluate(
     Returns:
         ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``; ``nats``, ``tokens``, ``bytes`` of the final
         score; ``chunks``, with ``ttt: lora`` documents, and ``adapted_chunks``, those that were learnt from;
-        ``seconds`` by part; ``nll``: float64 array (T-1,), nats of every target.
+        ``seconds`` by part, and those this rank ``waited`` for others in them; nats of every target, float64 (T-1,):
+        ``nll`` of the final score, ``sliding``, ``roundtrip``.
 
     Raises:
         DataError: see :meth:`SlidingScorer.score` and :func:`golf.scoring.bpb.total`.
@@ -258,38 +273,38 @@ def evaluate(
     counts = byte_table.count(tokens.cpu())
     deadline = time.monotonic() + config.budget_seconds if deadline is None else deadline
     seconds: dict[str, float] = {}
+    waited: dict[str, float] = {}
     totals: dict[str, Total] = {}
+    nll: dict[str, Tensor] = {}
     with Progress("evaluate", total=float(passes(config) * (tokens.numel() - 1))) as bar:
 
-        def scored(name: str, scorer: SlidingScorer | DocumentScorer) -> Tensor:
+        def scored(name: str, scorer: SlidingScorer | DocumentScorer) -> None:
             start = time.perf_counter()
-            nll = -scorer.score(tokens)
-            totals[name] = total(nll, counts)
+            nll[name] = -scorer.score(tokens)
+            totals[name] = total(nll[name], counts)
             bar.advance(0.0, f"{name} {totals[name].bits_per_byte:.4f} bpb")
-            seconds[name] = time.perf_counter() - start
-            return nll
+            seconds[name], waited[name] = time.perf_counter() - start, scorer.waited
 
         shared: dict[str, Any] = {"compiled": compiled, "on_scored": bar.advance}
         scorer = make_scorer(model, config, deadline=deadline, **shared)
-        nll = scored("final", scorer)
-        totals["sliding"] = totals["final"]
+        scored("final", scorer)
         if config.ttt != "none":
             scored("sliding", SlidingScorer(model, config, **shared))
-        totals["plain"] = totals["roundtrip"] = totals["sliding"]
         if config.ttt == "lora":
             scored("plain", DocumentScorer(model, config, adapts=False, on_scored=bar.advance))
         if config.stride < config.seq_len:
             scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, **shared))
-    final = totals["final"]
+    for name, same in (("sliding", "final"), ("plain", "sliding"), ("roundtrip", "sliding")):
+        nll.setdefault(name, nll[same])
+        totals.setdefault(name, totals[same])
     return {
-        **{f"{name}_bpb": totals[name].bits_per_byte for name in ("final", "plain", "sliding", "roundtrip")},
-        "nats": final.nats,
-        "tokens": final.tokens,
-        "bytes": final.bytes,
+        **{f"{name}_bpb": found.bits_per_byte for name, found in totals.items()},
+        **dataclasses.asdict(totals["final"]),
         "chunks": scorer.parts(tokens),
         "adapted_chunks": scorer.adapted,
         "seconds": seconds,
-        "nll": nll.numpy(),
+        "waited": waited,
+        **{key: nll[name].numpy() for key, name in (("nll", "final"), ("sliding",) * 2, ("roundtrip",) * 2)},
     }
 
 

@@ -53,6 +53,17 @@ def has_time(deadline: float, device: torch.device) -> bool:
     return bool(answer.item())
 
 
+def meet(device: torch.device) -> float:
+    """Wait until every rank is here, its device done; seconds of standing idle."""
+    if not dist.is_initialized():
+        return 0.0
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    dist.barrier()
+    return time.perf_counter() - start
+
+
 def gather(scores: Tensor) -> Tensor:
     """Sum over ranks, on the CPU: each target was scored by one rank and is zero on the others."""
     if dist.is_initialized():
@@ -93,6 +104,7 @@ class Learner:
         self.parameters = [parameter.requires_grad_(True) for parameter in self.model.parameters()]
         self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.forward = forward_of(self.model, compiled)
+        self.waited = 0.0  # seconds for the other ranks
 
     def learn(self, tokens: Tensor) -> None:
         """``ttt_epochs`` steps on the mean loss of tokens[1:], given tokens (C+1,); gradients summed over ranks."""
@@ -120,6 +132,7 @@ class Learner:
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
         ]
         if count > 1:
+            self.waited += meet(gradients[0].device)
             for gradient in gradients:
                 dist.all_reduce(gradient)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

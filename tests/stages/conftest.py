@@ -3,14 +3,18 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 
 from golf.data import shards
 from golf.data.bytecount import ByteTable
+from golf.data.encode import stream_bytes
+from golf.data.raw import write_manifest
+from golf.data.shards import list_shards, read_shard, write_shard
 from golf.quant import heldout
 from tests.programs import checker, shipped
-from tests.stages.world import SEED, VOCABULARY, make, stage
+from tests.stages.world import SEED, VOCABULARY, make, stage, write
 
 TEXT = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "naïve café 5€"]
 
@@ -23,9 +27,19 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "build").mkdir()
     (folder / "build/train_gpt.py").write_bytes(shipped())
     (folder / "build/check_gpt.py").write_bytes(checker())
+    describe_data(folder)
     for name in ("compress", "gate"):
         done = stage(name, folder, f"--seed={SEED}")
         assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, and its artifact is scored."""
+    folder = Path(shutil.copytree(gated, tmp_path_factory.mktemp("evaluated") / "world"))
+    done = stage("evaluate", folder, f"--seed={SEED}")
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -47,6 +61,32 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in (shards, heldout):
         monkeypatch.setattr(module, "read_shard", spy)
     return names
+
+
+def describe_data(folder: Path) -> None:
+    """Training text that is not the validation text, the index of the shards, and the raw data's manifest."""
+    tokens = np.random.default_rng(1).integers(3, VOCABULARY, 2000).astype(np.uint16)
+    tokens[::150] = 1
+    write_shard(folder / "data/shards/train_000000.bin", tokens)
+    write_index(folder)
+    write_manifest(folder / "data/raw", "text", "text", [])
+
+
+def write_index(folder: Path) -> None:
+    """``shards.json`` of the shards that are there."""
+    shards = folder / "data/shards"
+    model = folder / "data/tokenizer/tokenizer.model"
+    splits = {}
+    for split in ("train", "heldout", "val"):
+        paths = list_shards(shards, split)
+        parts = [read_shard(path) for path in paths]
+        splits[split] = {
+            "files": [path.name for path in paths],
+            "tokens": sum(part.size for part in parts),
+            "documents": sum(int((part == 1).sum()) for part in parts),
+            "bytes": stream_bytes(model, paths, shards if split == "val" else None) if paths else 0,
+        }
+    write(shards / "shards.json", {"vocab_size": VOCABULARY, "bos_id": 1, "splits": splits})
 
 
 def train_tokenizer(folder: Path) -> None:

@@ -1,12 +1,15 @@
+import csv
 import math
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
@@ -30,10 +33,33 @@ def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
     timing = report(world, "timing/evaluate")
     assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(timing["program"]["seconds"])
     assert timing["network"]
+    assert_reports_of_documents(world, numbers)
     again = stage("evaluate", world, f"--seed={SEED}")
     assert again.returncode == 0
     assert report(world, "evaluate") == numbers
     assert (np.load(world / f"runs/evaluate/{SEED}/nll.npy") == nll).all()
+
+
+def assert_reports_of_documents(world: Path, numbers: dict[str, Any]) -> None:
+    """Every score is the sum of its documents; one rank has nobody to wait for."""
+    run = world / f"runs/evaluate/{SEED}"
+    assert sorted(path.name for path in run.iterdir()) == ["documents.parquet", "nll.npy", "result.json"]
+    columns = parquet.read_table(run / "documents.parquet").to_pydict()
+    assert sum(columns["tokens"]) == numbers["tokens"]
+    assert sum(columns["bytes"]) == numbers["bytes"]
+    for name, score in (("final", "bpb"), ("sliding", "sliding_bpb"), ("roundtrip", "roundtrip_bpb")):
+        bpb = math.fsum(columns[f"{name}_nats"]) / math.log(2) / numbers["bytes"]
+        assert bpb == pytest.approx(numbers[score], rel=1e-12)
+    rows = list(csv.DictReader((world / f"reports/gain/{SEED}.csv").open()))
+    for by in ("length", "position"):
+        gain = sum(float(row["gain_bpb"]) * int(row["bytes"]) for row in rows if row["by"] == by) / numbers["bytes"]
+        assert gain == pytest.approx(numbers["roundtrip_bpb"] - numbers["bpb"], abs=1e-6)
+    program = report(world, "timing/evaluate")["program"]
+    (rank,) = program["by_rank"]
+    assert rank["idle_share"] == program["idle_share"] == 0
+    assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(rank["seconds"])
+    assert rank["peak_memory_bytes"] > 50_000_000
+    assert 0 < rank["busy_seconds"] < program["clock_seconds"]
 
 
 def test_a_sidecar_counts_the_bytes(world: Path) -> None:
@@ -78,6 +104,9 @@ import numpy as np
 out = pathlib.Path("out")
 nll = np.full({count}, 2.0)
 np.save(out / "nll.npy", nll)
+for name in ("sliding", "roundtrip"):
+    np.save(out / (name + ".npy"), nll.astype(np.float32))
+(out / "rank0.json").write_text(json.dumps(dict(seconds={{}}, waited={{}}, peak_memory_bytes=1)))
 result = dict(final_bpb={bpb}, sliding_bpb=1.0, roundtrip_bpb=1.0, nats_per_token=2.0, tokens=nll.size, bytes={bytes},
     chunks=1, adapted_chunks=0, seconds={{}}, clock_seconds=0.0, device="cpu", ranks=1, attention="sdpa")
 (out / "result.json").write_text(json.dumps(result))
@@ -131,4 +160,8 @@ def test_two_ranks_score_as_one(world: Path) -> None:
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
     assert report(world, "evaluate")["bpb"] == pytest.approx(alone["bpb"], abs=1e-6)
-    assert report(world, "timing/evaluate")["program"]["ranks"] == 2
+    program = report(world, "timing/evaluate")["program"]
+    assert program["ranks"] == 2
+    assert [rank["rank"] for rank in program["by_rank"]] == [0, 1]
+    assert all(0 < rank["idle_share"] < 1 for rank in program["by_rank"])
+    assert program["idle_share"] == max(rank["idle_share"] for rank in program["by_rank"])
