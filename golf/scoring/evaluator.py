@@ -351,40 +351,37 @@ def evaluate(
     seconds: dict[str, float] = {}
     waited: dict[str, float] = {}
     totals: dict[str, Total] = {}
+    nll: dict[str, Tensor] = {}
     with Progress("evaluate", total=float(passes * (tokens.numel() - 1))) as bar:
 
-        def scored(scorer: SlidingScorer, name: str) -> Tensor:
+        def scored(scorer: SlidingScorer, name: str) -> None:
             start = time.perf_counter()
-            nll = -scorer.score(tokens)
-            totals[name] = total(nll, counts)
+            nll[name] = -scorer.score(tokens)
+            totals[name] = total(nll[name], counts)
             bar.advance(0.0, f"{name} {totals[name].bits_per_byte:.4f} bpb")
             seconds[name] = time.perf_counter() - start
             waited[name] = scorer.waited
-            return nll
 
         chunks = adapted = 0
         if config.ttt:
             trainer = TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=bar.advance)
-            nll = scored(trainer, "final")
+            scored(trainer, "final")
             chunks, adapted = sum(1 for _ in trainer.chunks(tokens.numel())), trainer.adapted_chunks
-        sliding = scored(SlidingScorer(model, config, compiled=compiled, on_scored=bar.advance), "sliding")
-        if sliding_is_final:
-            nll, totals["final"] = sliding, totals["sliding"]
-        roundtrip, totals["roundtrip"] = sliding, totals["sliding"]
+        scored(SlidingScorer(model, config, compiled=compiled, on_scored=bar.advance), "sliding")
         if not sliding_is_roundtrip:
             whole = SlidingScorer(model, config, stride=config.seq_len, compiled=compiled, on_scored=bar.advance)
-            roundtrip = scored(whole, "roundtrip")
-    final = totals["final"]
+            scored(whole, "roundtrip")
+    for name in ("final", "roundtrip"):  # where one is the sliding score too, there was no pass of its own
+        totals.setdefault(name, totals["sliding"])
+        nll.setdefault(name, nll["sliding"])
     return {
         **{f"{name}_bpb": totals[name].bits_per_byte for name in ("final", "sliding", "roundtrip")},
-        "nats": final.nats,
-        "tokens": final.tokens,
-        "bytes": final.bytes,
+        **vars(totals["final"]),
         "chunks": chunks,
         "adapted_chunks": adapted,
         "seconds": seconds,
         "waited": waited,
-        "nll": nll.numpy(),
-        "sliding": sliding.numpy(),
-        "roundtrip": roundtrip.numpy(),
+        "nll": nll["final"].numpy(),
+        "sliding": nll["sliding"].numpy(),
+        "roundtrip": nll["roundtrip"].numpy(),
     }
