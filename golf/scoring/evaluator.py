@@ -382,6 +382,5 @@ def evaluate(
         "seconds": seconds,
         "waited": waited,
         "nll": nll["final"].numpy(),
-        "sliding": nll["sliding"].numpy(),
-        "roundtrip": nll["roundtrip"].numpy(),
+        **{name: nll[name].numpy() for name in ("sliding", "roundtrip")},
     }
