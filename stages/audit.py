@@ -2,8 +2,8 @@
 
 Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the shards,
 the tokenizer and, for the static part (:mod:`golf.data.static`), the manifest of ``data/raw``; the gate must have
-passed. Writes ``reports/audit/SEED.json``: each check with its outcome; the evidence goes to the timing report. A failed check
-ends the stage with exit code 65. docs/rules.md says what each check holds.
+passed. Writes ``reports/audit/SEED.json``: each check with its outcome; the evidence goes to the timing report. A
+failed check ends the stage with exit code 65. docs/rules.md says what each check holds.
 
     python -m stages.audit --seed 42
 """
