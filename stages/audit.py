@@ -1,10 +1,9 @@
 """Prove the evaluation legal: the shipped program's scorers on a sample of validation text, and what the files show.
 
-Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the shards and
-the tokenizer; for the static part (:mod:`golf.data.static`) also the manifest of ``data/raw`` and what ``evaluate``
-left: its log of every target and its report. Writes ``reports/audit/SEED.json``: each check with its outcome; the
-evidence goes to the timing report. A failed check ends the stage with exit code 65. docs/rules.md says what each check
-holds.
+Reads ``build/train_gpt.py``, ``build/check_gpt.py``, which audits it, ``runs/compress/SEED/model.golf``, the shards,
+the tokenizer and, for the static part (:mod:`golf.data.static`), the manifest of ``data/raw``; the gate must have
+passed. Writes ``reports/audit/SEED.json``: each check with its outcome; the evidence goes to the timing report. A
+failed check ends the stage with exit code 65. docs/rules.md says what each check holds.
 
     python -m stages.audit --seed 42
 """
@@ -16,8 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from golf.data import static
 from golf.data.raw import read_manifest
 from golf.params.audit import Audit
@@ -26,7 +23,7 @@ from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, MissingInput, run_main
 from golf.runtime.files import read_json, write_json
-from golf.runtime.report import Stopwatch, read_report, report_path, write_report, write_timing
+from golf.runtime.report import Stopwatch, report_path, write_report, write_timing
 from golf.runtime.sandbox import run_program
 
 PROGRAM = Path("build/train_gpt.py")
@@ -55,18 +52,13 @@ def main() -> None:
     settings, config, hardware = load(Audit), load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
-    log, report = Path("runs/evaluate") / str(seed) / "nll.npy", report_path("evaluate", seed)
-    if not log.is_file():
-        raise MissingInput(f"{log}: no such file", hint=f"dvc repro evaluate@{seed}")
-    manifest, reported = read_manifest(RAW), read_report(report, f"evaluate@{seed}")
+    manifest = read_manifest(RAW)
     watch = Stopwatch()
     with watch.part("program"):
         result, network = run(seed, settings, config, hardware)
     checks = {name: (check["passed"], check["evidence"]) for name, check in result["checks"].items()}
     with watch.part("files"):
-        files = static.Files.read(SHARDS, TOKENIZER, manifest)
-        checks |= static.check_files(files)
-        checks["score"] = static.score(files, np.load(log, mmap_mode="r"), reported)
+        checks |= static.check_files(static.Files.read(SHARDS, TOKENIZER, manifest))
     outcomes = {name: "passed" if passed else "failed" for name, (passed, _) in checks.items()}
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     write_report("audit", {"passed": not failed, "checks": len(checks), **outcomes}, seed=seed)

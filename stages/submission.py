@@ -1,8 +1,9 @@
 """The records folder: program, artifacts, papers and logs, run once from itself alone.
 
 Reads the reports, curves and timings of the seeds, ``runs/compress``, ``runs/evaluate``, ``data/tokenizer``,
-``data/shards`` (the beginning of its validation split) and ``build/train_gpt.py``; writes ``build/submission``.
-The folder's own program must give the scores that the evaluation gave, or there is no folder.
+``data/shards`` (its validation split) and ``build/train_gpt.py``; writes ``build/submission``.
+The reported scores must follow from the evaluation's logs of every target, and the folder's own program must give the
+scores that the evaluation gave, or there is no folder.
 
     python -m stages.submission
 """
@@ -10,8 +11,13 @@ The folder's own program must give the scores that the evaluation gave, or there
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from golf.data import static
 from golf.params.audit import Audit
 from golf.params.base import load, load_seeds
 from golf.params.budget import Budget
@@ -30,10 +36,11 @@ from golf.records.folder import all_params, check_folder, git_author, write_fold
 from golf.records.record import Record
 from golf.records.reports import seed_reports, seed_timing, whole_report
 from golf.records.results import read_results
-from golf.runtime.errors import run_main
+from golf.runtime.errors import DataError, MissingInput, run_main
 from golf.runtime.files import whole_directory
 
 FOLDER = Path("build/submission")
+SHARDS, TOKENIZER = Path("data/shards"), Path("data/tokenizer")
 TIMED = ("train", "select", "quantize", "evaluate")
 
 
@@ -63,25 +70,43 @@ def main() -> None:
         ),
         author=git_author(),
     )
+    scores = {seed: Path("runs/evaluate") / str(seed) / "nll.npy" for seed in seeds}
+    check_scores(record.reports["evaluate"], scores)
     with whole_directory(FOLDER) as folder:
         write_folder(
             folder,
             record,
             program=Path("build/train_gpt.py"),
             artifacts={seed: Path("runs/compress") / str(seed) / "model.golf" for seed in seeds},
-            tokenizer=Path("data/tokenizer"),
+            tokenizer=TOKENIZER,
             curves=Path("reports/curves"),
         )
         found = check_folder(
             folder,
             seeds,
-            shards=Path("data/shards"),
-            scores={seed: Path("runs/evaluate") / str(seed) / "nll.npy" for seed in seeds},
+            shards=SHARDS,
+            scores=scores,
             hardware=load(Hardware),
         )
     print(f"submission: {FOLDER} runs from itself alone; scores differ by {max(found.values()):.1g} nats at most")
     for text in record.obstacles():
         print(f"submission: not for the record track: {text}")
+
+
+def check_scores(reports: Mapping[int, Mapping[str, Any]], scores: Mapping[int, Path]) -> None:
+    """Hold the reported scores against the logs of every target, in numpy alone.
+
+    Raises:
+        MissingInput: there is no log of a seed.
+        DataError: a score does not follow from its log.
+    """
+    files = static.Files.read_scored(SHARDS, TOKENIZER)
+    for seed, path in scores.items():
+        if not path.is_file():
+            raise MissingInput(f"{path}: no such file", hint=f"dvc repro evaluate@{seed}")
+        passed, evidence = static.score(files, np.load(path, mmap_mode="r"), reports[seed])
+        if not passed:
+            raise DataError(f"{path}: score: {evidence}", hint=f"dvc repro -f -s evaluate@{seed}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _FILTER_BITS = 25  # a byte each, in front of the sorted hashes
 _BLOCK = 1 << 15  # tokens hashed at a time: what that takes stays in a core's cache
 _PIECE = 1 << 22  # tokens a thread takes at a time
 _BASE, _MIX = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd 64-bit numbers
-_POWERS = {power: np.uint64(pow(_BASE, power, 1 << 64)) for power in (1, 2, 4)}
+_BASE2, _BASE4 = _BASE**2 % 2**64, _BASE**4 % 2**64
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def gram_hashes(tokens: np.ndarray) -> np.ndarray:
     By doubling: 13 = 8 + 4 + 1, so five products a token in place of twelve.
     """
     one = tokens.astype(np.uint64)
-    two = one[:-1] * _POWERS[1] + one[1:]
-    four = two[:-2] * _POWERS[2] + two[2:]
-    eight = four[:-4] * _POWERS[4] + four[4:]
-    twelve = eight[:-4] * _POWERS[4] + four[8:]
-    result = twelve[:-1] * _POWERS[1] + one[GRAM - 1 :]
+    base, base2, base4 = np.uint64(_BASE), np.uint64(_BASE2), np.uint64(_BASE4)
+    two = one[:-1] * base + one[1:]
+    four = two[:-2] * base2 + two[2:]
+    eight = four[:-4] * base4 + four[4:]
+    twelve = eight[:-4] * base4 + four[8:]
+    result = twelve[:-1] * base + one[GRAM - 1 :]
     result ^= result >> np.uint64(32)
     result *= np.uint64(_MIX)
     return result

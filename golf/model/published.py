@@ -58,10 +58,11 @@ def load_published(path: Path | str) -> tuple[ModelSpec, dict[str, Tensor]]:
 
 
 def _state(content: dict[str, Any]) -> dict[str, Tensor]:
-    state = {
-        _renamed(name): codes.float() * content["scales"][name].float()[:, None]
-        for name, codes in content["quantized"].items()
-    }
+    """fp32, each matrix rounded to the dtype it had in training, as the script does: bf16 for the embedding."""
+    dtypes, state = content.get("dtypes", {}), {}
+    for name, codes in content["quantized"].items():
+        value = codes.float() * content["scales"][name].float()[:, None]
+        state[_renamed(name)] = value.to(getattr(torch, dtypes.get(name, "float32"))).float()
     return state | {_renamed(name): value.float() for name, value in content["passthrough"].items()}
 
 

@@ -10,10 +10,10 @@ prefix alone would give other numbers than scoring it as part of the whole.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from golf.scoring.state import digest
 from golf.scoring.windows import Forward, Windows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Chunk:
     """Windows [first, stop) score the targets [start, end); then [learn_start, learn_stop) is trained on, if any."""
 
@@ -299,12 +299,13 @@ def evaluate(
         totals.setdefault(name, totals[same])
     return {
         **{f"{name}_bpb": found.bits_per_byte for name, found in totals.items()},
-        **dataclasses.asdict(totals["final"]),
+        **vars(totals["final"]),
         "chunks": scorer.parts(tokens),
         "adapted_chunks": scorer.adapted,
         "seconds": seconds,
         "waited": waited,
-        **{key: nll[name].numpy() for key, name in (("nll", "final"), ("sliding",) * 2, ("roundtrip",) * 2)},
+        "nll": nll["final"].numpy(),
+        **{name: nll[name].numpy() for name in ("sliding", "roundtrip")},
     }
 
 

@@ -12,7 +12,8 @@ from pipeline.imports import imported
 from tests.house.source import ROOT, called, files, module_name, tree
 
 ALLOWED = {"torch", "numpy", "scipy", "sentencepiece", "safetensors", "yaml", "brotli", "zstandard"}
-LAZY = {"rich", "huggingface_hub", "triton", "flash_attn", "flash_attn_interface", "python_minifier", "pynvml"}
+LAZY = {"rich", "huggingface_hub", "triton", "flash_attn", "flash_attn_interface", "pyarrow", "python_minifier",
+        "pynvml"}  # fmt: skip
 HEAVY = sorted({"mlflow", "prefect", "dvc", "ruamel", *LAZY})
 CONSTANTS = {  # what may be called at the top of a module: it makes a value and nothing else
     "re.compile", "Path", "frozenset", "set", "tuple", "dict", "TypeVar", "struct.Struct", "Struct", "np.dtype",

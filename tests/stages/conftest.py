@@ -34,15 +34,6 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def evaluated(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, and its artifact is scored."""
-    folder = Path(shutil.copytree(gated, tmp_path_factory.mktemp("evaluated") / "world"))
-    done = stage("evaluate", folder, f"--seed={SEED}")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture
 def world(gated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gated, tmp_path / "world"))

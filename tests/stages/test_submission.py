@@ -55,7 +55,11 @@ def test_the_folder_is_written_and_has_run(graph: Path, capsys: pytest.CaptureFi
     assert "runs from itself alone" in capsys.readouterr().out
     assert json.loads((FOLDER / "submission.json").read_text())["seeds"] == [42]
     assert json.loads((FOLDER / "params.json").read_text())["hardware"] == to_dict(Hardware())  # the reader's machine
-    np.save("runs/evaluate/42/nll.npy", np.load("runs/evaluate/42/nll.npy")[::-1])
+    nll = np.load("runs/evaluate/42/nll.npy")
+    np.save("runs/evaluate/42/nll.npy", nll * 0.999)
+    with pytest.raises(DataError, match=r"nll\.npy: score: nats_per_token: reported .*evaluate@42"):
+        main()
+    np.save("runs/evaluate/42/nll.npy", nll[::-1])
     before = (FOLDER / "submission.json").read_bytes()
     with pytest.raises(DataError, match="records folder, seed 42"):
         main()

@@ -49,6 +49,15 @@ def test_the_baseline_s_file_becomes_a_model_of_ours(tmp_path: Path) -> None:
     assert bool(torch.isfinite(build(spec, state)(tokens[:, :-1], tokens[:, 1:])).all())
 
 
+def test_a_matrix_has_the_precision_it_had_in_training(tmp_path: Path) -> None:
+    document = content()
+    document["dtypes"] = {"tok_emb.weight": "bfloat16", "blocks.0.attn.c_q.weight": "float32"}
+    _, state = load_published(write(tmp_path / "model.ptz", document))
+    exact = document["quantized"]["tok_emb.weight"].float() * document["scales"]["tok_emb.weight"].float()[:, None]
+    assert torch.equal(state["embed.weight"], exact.bfloat16().float())
+    assert not torch.equal(state["embed.weight"], exact)
+
+
 def test_what_is_not_such_a_file_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no such file"):
         load_published(tmp_path / "absent.ptz")
