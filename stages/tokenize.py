@@ -27,6 +27,11 @@ def main() -> None:
         numbers |= {f"{split}_{key}": totals[key] for key in ("tokens", "documents", "bytes")}
     train = index["splits"]["train"]
     numbers["bytes_per_token"] = round(train["bytes"] / train["tokens"], 6)
+    raw_bytes = index["splits"]["val"].get("raw_bytes", numbers["val_bytes"])
+    if raw_bytes != numbers["val_bytes"]:
+        numbers["val_raw_bytes"] = raw_bytes
+    if "restored_documents" in index:
+        numbers["restored_documents"] = index["restored_documents"]
     write_timing("tokenize", watch)
     write_report("tokenize", numbers)
     print(

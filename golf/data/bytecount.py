@@ -2,7 +2,8 @@
 
 The rules are the challenge's. A piece counts the UTF-8 bytes of its text without a leading U+2581; that mark counts
 one more byte, the space, unless the token before is a boundary (control, unknown, unused: BOS above all). A byte
-token counts one. Boundaries count none as targets, though their loss is in the numerator.
+token counts one. Boundaries count none as targets, though their loss is in the numerator. Nor do the markers of a
+transform (:mod:`golf.data.caseops`), which are no boundaries.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class ByteTable:
     @classmethod
     def from_processor(cls, model: Any, vocab_size: int | None = None) -> ByteTable:
         """The table of a loaded ``SentencePieceProcessor``."""
+        from golf.data.caseops import marker_ids  # here: the program that ships reads tables and makes none
+
+        markers = marker_ids(model) or ()
         known = int(model.vocab_size())
         size = max(vocab_size or 0, known)
         base = torch.zeros(size, dtype=torch.int16)
@@ -71,6 +75,8 @@ class ByteTable:
             if model.is_control(index) or model.is_unknown(index) or model.is_unused(index):
                 continue
             boundary[index] = False
+            if index in markers:
+                continue
             if model.is_byte(index):
                 base[index] = 1
                 continue
