@@ -70,6 +70,7 @@ def main() -> None:
             "ttt_gain_bpb": result["sliding_bpb"] - result["final_bpb"],
             "nats_per_token": result["nats_per_token"],
             **{key: result[key] for key in KEPT},
+            **raw_score(result),
         },
         seed=seed,
     )
@@ -135,6 +136,15 @@ def count_bytes() -> np.ndarray:
     tokens, table = read(shards), load_file(TABLE)
     space = table["leading_space"][tokens[1:]] & ~table["boundary"][tokens[:-1]]
     return table["base"].astype(np.int64)[tokens[1:]] + space
+
+
+def raw_score(result: dict[str, Any]) -> dict[str, Any]:
+    """The score over the bytes of the text as it came, where they are known and its normalised bytes are others."""
+    index = SHARDS / "shards.json"
+    raw = read_json(index)["splits"]["val"].get("raw_bytes") if index.is_file() else None
+    if raw in (None, result["bytes"]):
+        return {}
+    return {"raw_bytes": raw, "raw_bpb": result["final_bpb"] * result["bytes"] / raw}
 
 
 def read(paths: list[Path]) -> np.ndarray:

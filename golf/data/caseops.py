@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -121,13 +120,6 @@ def _undo(points: np.ndarray) -> np.ndarray:
     chosen = np.cumsum(edges[:-1]) > 0
     points[chosen] = _partners()[points[chosen]]
     return points[kept]
-
-
-def marker_ids(model: Any) -> tuple[int, int, int, int] | None:
-    """Ids of TITLE, ALLCAPS, CAPNEXT and ESC in a ``SentencePieceProcessor``; None for one that lacks any of them."""
-    title, allcaps, capnext, esc = (int(model.piece_to_id(marker)) for marker in MARKERS)
-    ids = title, allcaps, capnext, esc
-    return ids if all(model.id_to_piece(i) == marker for i, marker in zip(ids, MARKERS, strict=True)) else None
 
 
 def _before_marks(letter: np.ndarray, mark: np.ndarray) -> np.ndarray:

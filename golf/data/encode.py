@@ -24,6 +24,7 @@ from golf.data import caseops
 from golf.data.shards import list_shards, read_shard
 from golf.data.sidecar import TokenBytes
 from golf.data.tokenizer import SPACE_MARK, load_sentencepiece
+from golf.data.transform import marker_ids
 from golf.runtime.errors import DataError
 
 BATCH_BYTES = 1_000_000  # text handed to a process at once
@@ -64,7 +65,7 @@ class Encoder:
         Raises:
             DataError: a document does not survive the round trip, or its bytes are not countable.
         """
-        normal = [self.model.normalize(text).replace(SPACE_MARK, " ") for text in texts]
+        normal = [self._normalized(text).replace(SPACE_MARK, " ") for text in texts]
         if self.transformed:
             needed = caseops.apply(normal)
             texts = [text.replace(" ", SPACE_MARK) for text in needed]
@@ -80,6 +81,16 @@ class Encoder:
                 self._check_restored(first + number, tokens, restored[number], normal[number])
             encoded.append(np.array([self.bos_id, *tokens] if tokens else [], dtype=np.uint16))
         return encoded
+
+    def _normalized(self, text: str) -> str:
+        """The model's normal form; for a transform one that normalising again, as encoding does, leaves as it is.
+
+        Normalising is not idempotent: it makes two letters of a ligature, and a mark behind it joins the second.
+        """
+        normal = self.model.normalize(text)
+        while self.transformed and not text.isascii() and (again := self.model.normalize(normal)) != normal:
+            normal = again
+        return str(normal)
 
     def _check(self, number: int, tokens: list[int], decoded: str, needed: str) -> None:
         if decoded != needed and not (self._space_first(tokens) and " " + decoded == needed):
@@ -180,7 +191,7 @@ def stream_bytes(model: Path, shards: list[Path], sidecar_folder: Path | None = 
 
     from golf.data.bytecount import ByteTable
 
-    table = ByteTable.from_sentencepiece(model)
+    table = ByteTable.from_sentencepiece(model, markers=marker_ids(load_sentencepiece(model)))
     total = 0
     before = np.zeros(0, dtype=np.int64)  # the last token so far: the context of the next target
     for path in shards:

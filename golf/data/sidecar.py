@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from golf.data.caseops import MARKERS, marker_ids
+from golf.data.caseops import MARKERS
 from golf.data.tokenizer import SPACE_MARK
+from golf.data.transform import marker_ids
 from golf.runtime.errors import DataError
 
 TOLERANCE = 0.0005  # of a total, relative: sidecars of others may count white space that was normalised away
@@ -28,7 +29,7 @@ class TokenBytes:
 
     def __init__(self, model: Any) -> None:
         ids = marker_ids(model)
-        if ids is None:
+        if not ids:
             raise DataError("the tokenizer has no markers: its bytes are those of the byte table")
         self.esc = ids[3]
         self.bos = int(model.bos_id())

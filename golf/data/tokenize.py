@@ -22,7 +22,8 @@ from golf.data.raw import place, raw_documents, read_manifest
 from golf.data.scan import Documents, shared_documents
 from golf.data.shards import INDEX, list_shards, read_shard, sidecar_name, write_shard
 from golf.data.sidecar import TokenBytes
-from golf.data.tokenizer import check_model, check_transform, find_model, load_sentencepiece, train_model
+from golf.data.tokenizer import check_model, find_model, load_sentencepiece
+from golf.data.transform import check_transform, marker_ids, train_transformed
 from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_directory, write_bytes, write_json
@@ -117,7 +118,7 @@ def _bring_model(config: Tokenizer, raw: Path, target: Path, chosen: set[bytes])
                 hint="dvc exp run -S tokenizer.model=THEIR.model",
             )
         train = (text for text in raw_documents(raw, "train") if text_digest(text) not in chosen)
-        write_bytes(target, train_model(train, config.vocab_size, config.train_bytes, config.transform))
+        write_bytes(target, train_transformed(train, config.vocab_size, config.train_bytes, config.transform))
     else:
         shutil.copyfile(given, target)
     model = load_sentencepiece(target)
@@ -287,4 +288,5 @@ def _check_overlap(folder: Path, bos_id: int) -> None:
 def _write_table(model_path: Path, folder: Path) -> None:
     from golf.data.bytecount import ByteTable  # imports torch: not in the encoding processes
 
-    ByteTable.from_sentencepiece(model_path).save(folder / "bytes.safetensors")
+    markers = marker_ids(load_sentencepiece(model_path))
+    ByteTable.from_sentencepiece(model_path, markers=markers).save(folder / "bytes.safetensors")

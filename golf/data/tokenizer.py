@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.data import caseops
 from golf.runtime.errors import ConfigError, DataError, MissingInput
 
 SPACE_MARK = "\u2581"
+NORMALIZER = "nmt_nfkc"
 _SENTENCE_BYTES = 4000  # the trainer drops sentences above 4,192 bytes
-_NORMALIZER = "nmt_nfkc"
-_SENTENCES_AT_ONCE = 1000  # transformed at a time
 _THREADS = 8  # written into the model: the same on every machine, or its bytes would differ
 
 
@@ -84,41 +81,25 @@ def check_model(model: Any, path: Path | str) -> None:
         )
 
 
-def check_transform(model: Any, path: Path | str, transform: str) -> None:
-    """Refuse to transform text for a model without the markers, and to leave it as it is for one with them.
-
-    Raises:
-        DataError: a model of the other kind, or one that puts a space before each text: the transform would meet the
-            normalised text with one space, and the model with two.
-    """
-    known = caseops.marker_ids(model) is not None
-    markers = "U+E001 to U+E004"
-    if transform == "none":
-        if known:
-            raise DataError(
-                f"{path}: found the markers {markers} among its tokens, needed a model without them for "
-                "tokenizer.transform: none",
-                hint="dvc exp run -S tokenizer.transform=caseops",
-            )
-        return
-    if not known:
-        raise DataError(
-            f"{path}: found no tokens for the markers {markers}, needed all four for tokenizer.transform: {transform}",
-            hint="dvc exp run -S tokenizer.model=data/source/tokenizer (an empty folder: one is trained)",
-        )
-    if model.normalize("a") != "a":
-        raise DataError(
-            f"{path}: found a dummy prefix, needed none for tokenizer.transform: {transform}",
-            hint="train with add_dummy_prefix=false, or let tokenize train one",
-        )
-
-
-def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int, transform: str = "none") -> bytes:
+def train_model(
+    documents: Iterable[str],
+    vocab_size: int,
+    train_bytes: int,
+    *,
+    transform: Callable[[Iterator[str]], Iterator[str]] | None = None,
+    markers: Sequence[str] = (),
+) -> bytes:
     """Train a byte-fallback BPE on the first ``train_bytes`` of ``documents`` and return the model's file.
 
     The same text gives the same bytes on every machine. The lone U+2581 is a required character, not a symbol of the
-    user's: as a symbol it would never merge into the words that follow it. The markers of ``transform`` are such
-    symbols, ids 4 to 7: they merge into nothing.
+    user's: as a symbol it would never merge into the words that follow it.
+
+    Args:
+        documents: training text.
+        vocab_size: tokens.
+        train_bytes: UTF-8 bytes of text, before the transform.
+        transform: what is learnt from, made of the sentences of the text; None: these.
+        markers: code points that are symbols of their own, ids from 4 on: they merge into nothing.
 
     Raises:
         DataError: the text is too small or too uniform for the vocabulary.
@@ -129,9 +110,9 @@ def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int, tra
     hint = f"bring more text, or dvc exp run -S tokenizer.vocab_size={max(260, vocab_size // 2)}"
     sentences = _sentences(documents, train_bytes)
     options: dict[str, Any] = {}
-    if transform != "none":
-        sentences = _transformed(sentences)
-        options = {"user_defined_symbols": list(caseops.MARKERS), "max_sentence_length": 8 * _SENTENCE_BYTES}
+    if transform is not None:  # which may make a sentence longer
+        sentences = transform(sentences)
+        options = {"user_defined_symbols": list(markers), "max_sentence_length": 8 * _SENTENCE_BYTES}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sentences,
@@ -141,7 +122,7 @@ def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int, tra
             character_coverage=0.999,
             byte_fallback=True,
             split_digits=True,
-            normalization_rule_name=_NORMALIZER,
+            normalization_rule_name=NORMALIZER,
             add_dummy_prefix=False,
             hard_vocab_limit=False,
             required_chars=SPACE_MARK,
@@ -176,15 +157,6 @@ def _sentences(documents: Iterable[str], train_bytes: int) -> Iterator[str]:
                     return
                 left -= size
                 yield sentence
-
-
-def _transformed(sentences: Iterator[str]) -> Iterator[str]:
-    """Sentences as the model will meet them: normalised, then transformed."""
-    import sentencepiece
-
-    normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZER)
-    while batch := list(islice(sentences, _SENTENCES_AT_ONCE)):
-        yield from caseops.apply([normalizer.normalize(text).replace(SPACE_MARK, " ") for text in batch])
 
 
 def _cut(line: str) -> Iterator[str]:
