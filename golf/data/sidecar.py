@@ -2,7 +2,8 @@
 
 A character counts at the token that completes it: of the bytes of a character that is no piece, the last one counts
 all. A marker counts none, unless it is text itself, behind an ESC; a BOS counts none; all letters count as they did
-before the transform (:mod:`golf.data.caseops`). As in the byte table, a space right behind BOS counts none.
+before the transform (:mod:`golf.data.caseops`). As in the byte table, a space right behind a boundary (BOS above all)
+counts none.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ class TokenBytes:
         if not ids:
             raise DataError("the tokenizer has no markers: its bytes are those of the byte table")
         self.esc = ids[3]
-        self.bos = int(model.bos_id())
         size = int(model.vocab_size())
         self.piece = np.zeros(size, dtype=np.int64)  # bytes of each, a leading space with them
         self.space_first = np.zeros(size, dtype=bool)
+        self.boundary = np.zeros(size, dtype=bool)
         self.byte = np.full(size, -1, dtype=np.int64)  # value of a byte token
         self.marker = np.isin(np.arange(size), ids)
         for index in range(size):
             if model.is_control(index) or model.is_unknown(index) or model.is_unused(index):
+                self.boundary[index] = True
                 continue
             piece = model.id_to_piece(index)
             if model.is_byte(index):
@@ -51,7 +53,7 @@ class TokenBytes:
     def count(self, tokens: np.ndarray) -> np.ndarray:
         """Bytes of each of the tokens (n,) of whole documents, BOS and all: int64 (n,)."""
         counts = self.piece[tokens]
-        counts[1:] -= self.space_first[tokens[1:]] & (tokens[:-1] == self.bos)
+        counts[1:] -= self.space_first[tokens[1:]] & self.boundary[tokens[:-1]]
         counts[self.literal(tokens)] = len(MARKERS[0].encode())
         value = self.byte[tokens]
         if (value >= 0).any():
