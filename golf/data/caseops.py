@@ -31,12 +31,12 @@ TITLE, ALLCAPS, CAPNEXT, ESC = MARKERS = "\ue001", "\ue002", "\ue003", "\ue004"
 BLOCKS = (range(0x0041, 0x0588), range(0x1E00, 0x1F00))
 MARKS = range(0x0300, 0x0370)  # the combining marks that letters of BLOCKS compose with
 
-_OTHER, _SMALL, _CAPITAL, _MARK, _MARKER = range(5)
+_OTHER, _SMALL, _CAPITAL, _MARK, _MARKER = 0, 1, 2, 3, 4
 _PLANE = 0x10000
 _END = 0x110000  # behind the last code point: ends a text among several
 _BLOCK = 50_000  # characters changed at once: their arrays fit a core's cache
-_TITLE, _ALLCAPS, _CAPNEXT, _ESC = map(ord, MARKERS)
-_SPACE = ord(" ")
+_TITLE, _ALLCAPS, _CAPNEXT, _ESC = 0xE001, 0xE002, 0xE003, 0xE004
+_SPACE = 0x20
 
 
 @cache

@@ -10,11 +10,8 @@ from golf.runtime.errors import DataError
 
 SHOWN = {"T": TITLE, "A": ALLCAPS, "C": CAPNEXT, "E": ESC}
 PAIRS = [*case_pairs(), *case_pairs().values()]
-ODD = (
-    "ßẞİıſς\u212a\u212bǅǄǆŉǰȺⱥɐᾈΐ\u03f2\u03f9"
-    + "\u0300\u0301\u030c\u0345\u0327\u20d7"
-    + " \u2581\u00a0\n\t\0'_-1中あ😀𐐀"
-)
+ODD = "ßẞİıſς\u212a\u212bǅǄǆŉǰȺⱥɐᾈΐ\u03f2\u03f9 \u2581\u00a0\n\t\0'_-1中あ😀𐐀"
+ODD += "\u0300\u0301\u030c\u0345\u0327\u20d7"  # combining
 ALPHABET = "aabbcABBC" + ODD + "".join(MARKERS) + "ÉéЖжΣσԱա Aa Bb  "
 
 
