@@ -151,16 +151,19 @@ class _Writer:
             shards.append(_Shards(folder, f"{split}_bytes", size))
         sizes: deque[int] = deque()
         raw = 0
-        for encoded, text_bytes in encode_documents(
-            self.model, _measured(documents, sizes), processes=self.processes, transform=transform
-        ):
-            for tokens in encoded:
-                raw += sizes.popleft() * (tokens.size > 0)
-                self.documents += tokens.size > 0
-            shards[0].add(encoded)
-            if counter:
-                shards[1].add([counter.count(tokens) for tokens in encoded])
-            self.bar.advance(text_bytes / 1e6, split)
+        try:
+            for encoded, text_bytes in encode_documents(
+                self.model, _measured(documents, sizes), processes=self.processes, transform=transform
+            ):
+                for tokens in encoded:
+                    raw += sizes.popleft() * (tokens.size > 0)
+                    self.documents += tokens.size > 0
+                shards[0].add(encoded)
+                if counter:
+                    shards[1].add([counter.count(tokens) for tokens in encoded])
+                self.bar.advance(text_bytes / 1e6, split)
+        except DataError as error:
+            raise DataError(f"the split {split}: {error}") from None
         self.raw[split] = raw
         if raw == 0:
             raise DataError(f"data/raw: no token in the split {split!r}: its documents normalise to nothing")
