@@ -81,6 +81,7 @@ def main() -> None:
             "ttt_gain_bpb": result["plain_bpb"] - result["final_bpb"],
             "nats_per_token": result["nats_per_token"],
             **{key: result[key] for key in KEPT},
+            **raw_score(result),
         },
         seed=seed,
     )
@@ -185,6 +186,14 @@ def count_bytes() -> np.ndarray:
 def val_shards() -> list[Path]:
     """The validation shards, without their sidecars."""
     return sorted(path for path in SHARDS.glob("*val_*.bin") if "_bytes_" not in path.name)
+
+
+def raw_score(result: dict[str, Any]) -> dict[str, Any]:
+    """The score over the bytes of the text as it came, where they are known and its normalised bytes are others."""
+    raw = load_index(SHARDS)["splits"]["val"].get("raw_bytes")
+    if raw in (None, result["bytes"]):
+        return {}
+    return {"raw_bytes": raw, "raw_bpb": result["final_bpb"] * result["bytes"] / raw}
 
 
 def read(paths: list[Path]) -> np.ndarray:

@@ -27,11 +27,16 @@ def main() -> None:
         numbers |= {f"{split}_{key}": totals[key] for key in ("tokens", "documents", "bytes")}
     train = index["splits"]["train"]
     numbers["bytes_per_token"] = round(train["bytes"] / train["tokens"], 6)
-    write_timing("tokenize", watch)
+    raw_bytes = index["splits"]["val"].get("raw_bytes", numbers["val_bytes"])
+    if raw_bytes != numbers["val_bytes"]:
+        numbers["val_raw_bytes"] = raw_bytes
+    restored = {key: index[key] for key in ("restored_documents",) if key in index}
+    write_timing("tokenize", watch, **restored)
     write_report("tokenize", numbers)
     print(
         f"tokenize: {train['tokens']:,} training tokens of {numbers['bytes_per_token']:.3f} bytes, "
         f"{index['splits']['val']['tokens']:,} validation tokens, vocabulary {index['vocab_size']:,}"
+        + "".join(f"; all {count:,} documents came back from their transform" for count in restored.values())
     )
 
 

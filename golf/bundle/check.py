@@ -19,7 +19,11 @@ import torch
 from torch import Tensor
 
 from golf.bundle.program import require_inputs
+from golf.bundle.restore import restored_bytes
 from golf.data.bytecount import ByteTable, load_sentencepiece
+from golf.data.encode import Encoder
+from golf.data.sidecar import TokenBytes
+from golf.data.transform import marker_ids
 from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
@@ -27,7 +31,8 @@ from golf.params.hardware import Hardware
 from golf.runtime.errors import ConfigError, DataError, run_main
 from golf.runtime.files import write_json
 from golf.scoring.audit import audit_evaluation
-from golf.scoring.bpb import total
+from golf.scoring.bpb import SidecarBytes, total
+from golf.scoring.protocol import ByteCounter
 
 NAME = "check_gpt.py"
 
@@ -92,7 +97,7 @@ def audit(parsed: argparse.Namespace) -> None:
             config,
             check,
             bos_id=subject.spec.bos_id,
-            recount=partial(recount, parsed=parsed) if hasattr(counter, "vocab_size") else None,  # no sidecar's
+            recount=partial(recount, parsed=parsed) if countable(counter, parsed.tokenizer) else None,
             scorer=lambda short: program.scorer(subject.model, short),
         )
         write_json(parsed.out / "audit.json", result)
@@ -115,8 +120,8 @@ def score(parsed: argparse.Namespace) -> None:
     print(f"{result.bits_per_byte:.6f} bpb  {result.tokens:,} tokens  {result.bytes:,} bytes")
 
 
-def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteTable]:
-    """A text file as one document behind a BOS, and its tokenizer's byte table."""
+def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteCounter]:
+    """A text file as one document behind a BOS, and what counts its bytes: its tokenizer's table, or a sidecar."""
     if tokenizer is None:
         raise ConfigError("--text needs the tokenizer too", hint="--tokenizer tokenizer.model")
     processor = load_sentencepiece(tokenizer)
@@ -124,16 +129,32 @@ def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteTable]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start:,})") from None
-    ids = processor.encode(text)
-    if not ids:
+    if marker_ids(processor):
+        (ids,) = Encoder(tokenizer, transform="caseops").encode([text])
+        counter: ByteCounter = SidecarBytes(torch.from_numpy(TokenBytes(processor).count(ids)))
+        tokens = torch.from_numpy(ids.astype("int64"))
+    else:
+        tokens, counter = (
+            torch.tensor([processor.bos_id(), *processor.encode(text)]),
+            ByteTable.from_processor(processor),
+        )
+    if tokens.numel() < 2:
         raise DataError(f"{path}: no text in it")
-    return torch.tensor([processor.bos_id(), *ids]), ByteTable.from_processor(processor)
+    return tokens, counter
+
+
+def countable(counter: ByteCounter, tokenizer: Path | None) -> bool:
+    """Whether :func:`recount` can count what ``counter`` does: a table's bytes, or a sidecar's of our transform."""
+    if hasattr(counter, "vocab_size"):  # a table: the program has a class of its own
+        return True
+    return tokenizer is not None and marker_ids(load_sentencepiece(tokenizer)) != ()
 
 
 def recount(tokens: Tensor, parsed: argparse.Namespace) -> Tensor:
     """Bytes of tokens[1:], counted a second way: from the tokenizer's own decoding where it is given.
 
-    Without it the rule is applied again, token by token, to the table's columns.
+    Transformed text is restored first. Without the tokenizer the rule is applied again, token by token, to the table's
+    columns.
     """
     pairs = pairwise(tokens.tolist())
     if parsed.tokenizer is None:
@@ -141,6 +162,8 @@ def recount(tokens: Tensor, parsed: argparse.Namespace) -> Tensor:
         base, space, boundary = (column.tolist() for column in (table.base, table.leading_space, table.boundary))
         return torch.tensor([base[now] + (space[now] and not boundary[before]) for before, now in pairs])
     processor = load_sentencepiece(parsed.tokenizer)
+    if marker_ids(processor):
+        return torch.tensor(restored_bytes(processor, tokens.tolist())[1:])
     return torch.tensor([_piece_bytes(processor, before, now) for before, now in pairs])
 
 

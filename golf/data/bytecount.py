@@ -2,11 +2,13 @@
 
 The rules are the challenge's. A piece counts the UTF-8 bytes of its text without a leading U+2581; that mark counts
 one more byte, the space, unless the token before is a boundary (control, unknown, unused: BOS above all). A byte
-token counts one. Boundaries count none as targets, though their loss is in the numerator.
+token counts one. Boundaries count none as targets, though their loss is in the numerator. Nor do the markers of a
+transform (:mod:`golf.data.transform`), which are no boundaries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,16 +53,20 @@ class ByteTable:
         return self.base.to(device)[target].to(torch.int64) + space.to(torch.int64)
 
     @classmethod
-    def from_sentencepiece(cls, path: Path | str, vocab_size: int | None = None) -> ByteTable:
+    def from_sentencepiece(
+        cls, path: Path | str, vocab_size: int | None = None, markers: Sequence[int] = ()
+    ) -> ByteTable:
         """The table of a SentencePiece model; ids from its size up to ``vocab_size`` are boundaries of no bytes.
+
+        ``markers`` are ids that stand for no text, such as those of a transform.
 
         Raises:
             MissingInput, DataError: no such file; not a SentencePiece model.
         """
-        return cls.from_processor(load_sentencepiece(path), vocab_size)
+        return cls.from_processor(load_sentencepiece(path), vocab_size, markers)
 
     @classmethod
-    def from_processor(cls, model: Any, vocab_size: int | None = None) -> ByteTable:
+    def from_processor(cls, model: Any, vocab_size: int | None = None, markers: Sequence[int] = ()) -> ByteTable:
         """The table of a loaded ``SentencePieceProcessor``."""
         known = int(model.vocab_size())
         size = max(vocab_size or 0, known)
@@ -71,6 +77,8 @@ class ByteTable:
             if model.is_control(index) or model.is_unknown(index) or model.is_unused(index):
                 continue
             boundary[index] = False
+            if index in markers:
+                continue
             if model.is_byte(index):
                 base[index] = 1
                 continue

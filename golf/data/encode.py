@@ -3,6 +3,9 @@
 Text becomes BOS and the ids of each document, no EOS, in the documents' order. Every document is decoded again: it
 must give the model's own normalised text, and its tokens must count that text's UTF-8 bytes. The one exception is a
 space mark that follows BOS directly (a model with a dummy prefix): the canonical rules count no byte for it.
+
+Transformed text is normalised first, so that what comes back is known: the tokens must decode to the transformed text,
+that must turn back into the normalised text, and the bytes of its sidecar must be those of the normalised text.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from golf.data import caseops
 from golf.data.shards import list_shards, read_shard
+from golf.data.sidecar import TokenBytes
 from golf.data.tokenizer import SPACE_MARK, load_sentencepiece
+from golf.data.transform import marker_ids
 from golf.runtime.errors import DataError
 
 BATCH_BYTES = 1_000_000  # text handed to a process at once
@@ -31,11 +37,12 @@ _worker: Encoder | None = None
 class Encoder:
     """A SentencePiece model and the byte counts of its pieces."""
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
+    def __init__(self, path: Path | str, threads: int = 1, transform: str = "none") -> None:
         self.path = Path(path)
         self.threads = threads
         self.model: Any = load_sentencepiece(path)
         self.bos_id = int(self.model.bos_id())
+        self.transformed = TokenBytes(self.model) if transform != "none" else None
         size = int(self.model.vocab_size())
         self._bytes = np.array([self._piece_bytes(index) for index in range(size)], dtype=np.int64)
 
@@ -58,30 +65,56 @@ class Encoder:
         Raises:
             DataError: a document does not survive the round trip, or its bytes are not countable.
         """
-        encoded = []
+        normal = [self._normalized(text).replace(SPACE_MARK, " ") for text in texts]
+        if self.transformed:
+            needed = caseops.apply(normal)
+            texts = [text.replace(" ", SPACE_MARK) for text in needed]
+        else:
+            needed = normal
         ids = self.model.encode(texts, num_threads=self.threads)
-        for offset, (text, tokens, decoded) in enumerate(
-            zip(texts, ids, self.model.decode(ids, num_threads=self.threads), strict=True)
-        ):
-            if not tokens:
-                encoded.append(np.zeros(0, dtype=np.uint16))
-                continue
-            self._check(first + offset, tokens, decoded, self.model.normalize(text).replace(SPACE_MARK, " "))
-            encoded.append(np.array([self.bos_id, *tokens], dtype=np.uint16))
+        decoded = self.model.decode(ids, num_threads=self.threads)
+        restored = caseops.undo(decoded) if self.transformed else decoded
+        encoded = []
+        for number, tokens in enumerate(ids):
+            if tokens:
+                self._check(first + number, tokens, decoded[number], needed[number])
+                self._check_restored(first + number, tokens, restored[number], normal[number])
+            encoded.append(np.array([self.bos_id, *tokens] if tokens else [], dtype=np.uint16))
         return encoded
 
+    def _normalized(self, text: str) -> str:
+        """The model's normal form; for a transform one that normalising again, as encoding does, leaves as it is.
+
+        Normalising is not idempotent: it makes two letters of a ligature, and a mark behind it joins the second.
+        """
+        normal = self.model.normalize(text)
+        while self.transformed and not text.isascii() and (again := self.model.normalize(normal)) != normal:
+            normal = again
+        return str(normal)
+
     def _check(self, number: int, tokens: list[int], decoded: str, needed: str) -> None:
-        space_first = self.model.id_to_piece(tokens[0]).startswith(SPACE_MARK)
-        if decoded != needed and not (space_first and " " + decoded == needed):
+        if decoded != needed and not (self._space_first(tokens) and " " + decoded == needed):
             raise self._broken("does not decode to its normalised text", number, decoded, needed)
-        text = decoded.removeprefix(" ") if space_first else decoded
-        counted = int(self._bytes[tokens].sum()) - space_first
+
+    def _check_restored(self, number: int, tokens: list[int], restored: str, normal: str) -> None:
+        """Hold what came back against the normalised text, and the bytes of the tokens against what came back."""
+        space_first = self._space_first(tokens)
+        if restored != normal and not (space_first and " " + restored == normal):
+            raise self._broken("does not come back from its transform", number, restored, normal)
+        text = restored.removeprefix(" ") if space_first else restored
+        if self.transformed:
+            counted = int(self.transformed.count(np.array([self.bos_id, *tokens])).sum())
+        else:
+            counted = int(self._bytes[tokens].sum()) - space_first
         if counted != len(text.encode()):
             raise DataError(
                 f"{self.path}: document {number}: found {counted:,} bytes in its tokens, needed the "
                 f"{len(text.encode()):,} of its text: some piece holds a space mark inside",
                 hint="train another tokenizer with split_by_whitespace",
             )
+
+    def _space_first(self, tokens: list[int]) -> bool:
+        return bool(self.model.id_to_piece(tokens[0]).startswith(SPACE_MARK))
 
     def _broken(self, what: str, number: int, found: str, needed: str) -> DataError:
         pairs = zip(found, needed, strict=False)
@@ -94,7 +127,7 @@ class Encoder:
 
 
 def encode_documents(
-    model: Path, documents: Iterable[str], *, processes: int = 1
+    model: Path, documents: Iterable[str], *, processes: int = 1, transform: str = "none"
 ) -> Iterator[tuple[list[np.ndarray], int]]:
     """Batches of encoded documents in order, each with the bytes of text that went in.
 
@@ -104,13 +137,13 @@ def encode_documents(
         DataError: as :meth:`Encoder.encode`.
     """
     if processes <= 1:
-        encoder = Encoder(model)
+        encoder = Encoder(model, transform=transform)
         for first, size, texts in _batches(documents):
             yield encoder.encode(texts, first), size
         return
     waiting: deque[tuple[Future[list[np.ndarray]], int]] = deque()
     with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_start, initargs=(str(model),)
+        processes, mp_context=get_context("spawn"), initializer=_start, initargs=(str(model), transform)
     ) as pool:
         try:
             for first, size, texts in _batches(documents):
@@ -125,9 +158,9 @@ def encode_documents(
             pool.shutdown(cancel_futures=True)
 
 
-def _start(path: str) -> None:
+def _start(path: str, transform: str) -> None:
     global _worker  # noqa: PLW0603 - one model a process
-    _worker = Encoder(path)
+    _worker = Encoder(path, transform=transform)
 
 
 def _encode(texts: list[str], first: int) -> list[np.ndarray]:
@@ -158,7 +191,7 @@ def stream_bytes(model: Path, shards: list[Path], sidecar_folder: Path | None = 
 
     from golf.data.bytecount import ByteTable
 
-    table = ByteTable.from_sentencepiece(model)
+    table = ByteTable.from_sentencepiece(model, markers=marker_ids(load_sentencepiece(model)))
     total = 0
     before = np.zeros(0, dtype=np.int64)  # the last token so far: the context of the next target
     for path in shards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from golf.data.encode import (
 from golf.data.raw import place, raw_documents, read_manifest
 from golf.data.scan import Documents, shared_documents
 from golf.data.shards import INDEX, list_shards, read_shard, sidecar_name, write_shard
-from golf.data.tokenizer import check_model, find_model, load_sentencepiece, train_model
+from golf.data.sidecar import TokenBytes
+from golf.data.tokenizer import check_model, find_model, load_sentencepiece
+from golf.data.transform import check_transform, marker_ids, train_transformed
 from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_directory, write_bytes, write_json
@@ -51,7 +54,7 @@ def tokenize(
         vocab_size, bos_id = int(model.vocab_size()), int(model.bos_id())
         total = sum(entry.get("text_bytes", 0) for entry in manifest["files"])
         with Progress("tokenize", max(total / 1e6, 1e-6)) as bar:
-            writer = _Writer(model_path, config.shard_tokens, total, bar)
+            writer = _Writer(model_path, config, total, bar)
             if list_shards(raw, "train"):
                 _pass_through(raw, folder, "train", vocab_size)
             else:
@@ -63,6 +66,9 @@ def tokenize(
                 writer.write(folder, "val", _val_text(raw, chosen))
         _split_heldout(folder, config.heldout_share, bos_id)
         index = _index(folder, model_path, vocab_size, bos_id)
+        index["splits"]["val"] |= {"raw_bytes": writer.raw["val"]} if "val" in writer.raw else {}
+        if config.transform != "none":
+            index |= {"transform": config.transform, "restored_documents": writer.documents}
         if bool(list_shards(raw, "val")) != bool(list_shards(raw, "train")):
             _check_overlap(folder, bos_id)
         write_json(folder / INDEX, index)
@@ -92,6 +98,12 @@ def _val_text(raw: Path, chosen: set[bytes]) -> Iterator[str]:
 def _bring_model(config: Tokenizer, raw: Path, target: Path, chosen: set[bytes]) -> None:
     """Put the model at ``target``: the user's, the one of the published shards, or one trained on training text."""
     given, published = find_model(config.model), raw / "tokenizer.model"
+    shards = list_shards(raw, "train") + list_shards(raw, "val")
+    if shards and config.transform != "none":
+        raise ConfigError(
+            f"tokenizer.transform: found {config.transform!r}, but {shards[0]} is tokenized already: needed text",
+            hint="dvc exp run -S tokenizer.transform=none (their sidecars come along)",
+        )
     if published.is_file():
         if given is not None and given.read_bytes() != published.read_bytes():
             raise ConfigError(
@@ -106,41 +118,91 @@ def _bring_model(config: Tokenizer, raw: Path, target: Path, chosen: set[bytes])
                 hint="dvc exp run -S tokenizer.model=THEIR.model",
             )
         train = (text for text in raw_documents(raw, "train") if text_digest(text) not in chosen)
-        write_bytes(target, train_model(train, config.vocab_size, config.train_bytes))
+        write_bytes(target, train_transformed(train, config.vocab_size, config.train_bytes, config.transform))
     else:
         shutil.copyfile(given, target)
-    check_model(load_sentencepiece(target), given or target.name)
+    model = load_sentencepiece(target)
+    check_model(model, given or target.name)
+    if any(raw.glob("*.jsonl")):
+        check_transform(model, given or target.name, config.transform)
 
 
 class _Writer:
     """Encodes documents into shards of ``shard_tokens`` tokens; the last one is shorter."""
 
-    def __init__(self, model: Path, shard_tokens: int, text_bytes: int, bar: Progress) -> None:
+    def __init__(self, model: Path, config: Tokenizer, text_bytes: int, bar: Progress) -> None:
         self.model = model
-        self.shard_tokens = shard_tokens
+        self.config = config
         self.processes = available_cores() if text_bytes >= PARALLEL_FROM else 1
         self.bar = bar
+        self.documents = 0  # with tokens: each has come back from them
+        self.raw: dict[str, int] = {}  # UTF-8 bytes of those, as they came, by split
 
     def write(self, folder: Path, split: str, documents: Iterable[str]) -> None:
-        """Write ``split`` of ``documents``.
+        """Write ``split`` of ``documents``; with the sidecar of a transform, if it is ``val``.
 
         Raises:
-            DataError: no document has a token.
+            DataError: no document has a token, or one does not come back from its tokens.
         """
-        waiting: list[np.ndarray] = []
-        size = count = 0
-        for encoded, text_bytes in encode_documents(self.model, documents, processes=self.processes):
-            waiting += encoded
-            size += sum(part.size for part in encoded)
-            while size >= self.shard_tokens:
-                stream = np.concatenate(waiting)
-                write_shard(folder / f"{split}_{count:06d}.bin", stream[: self.shard_tokens])
-                waiting, size, count = [stream[self.shard_tokens :]], size - self.shard_tokens, count + 1
-            self.bar.advance(text_bytes / 1e6, split)
-        if size:
-            write_shard(folder / f"{split}_{count:06d}.bin", np.concatenate(waiting))
-        elif count == 0:
+        transform, size = self.config.transform, self.config.shard_tokens
+        shards = [_Shards(folder, split, size)]
+        counter = TokenBytes(load_sentencepiece(self.model)) if split == "val" and transform != "none" else None
+        if counter:
+            shards.append(_Shards(folder, f"{split}_bytes", size))
+        sizes: deque[int] = deque()
+        raw = 0
+        try:
+            for encoded, text_bytes in encode_documents(
+                self.model, _measured(documents, sizes), processes=self.processes, transform=transform
+            ):
+                for tokens in encoded:
+                    raw += sizes.popleft() * (tokens.size > 0)
+                    self.documents += tokens.size > 0
+                shards[0].add(encoded)
+                if counter:
+                    shards[1].add([counter.count(tokens) for tokens in encoded])
+                self.bar.advance(text_bytes / 1e6, split)
+        except DataError as error:
+            raise DataError(f"the split {split}: {error}") from None
+        self.raw[split] = raw
+        if raw == 0:
             raise DataError(f"data/raw: no token in the split {split!r}: its documents normalise to nothing")
+        for files in shards:
+            files.close()
+
+
+class _Shards:
+    """Files of ``size`` numbers each, NAME_NNNNNN.bin; the last one is shorter."""
+
+    def __init__(self, folder: Path, name: str, size: int) -> None:
+        self.folder, self.name, self.size = folder, name, size
+        self.waiting: list[np.ndarray] = []
+        self.held = self.count = 0
+
+    def add(self, parts: list[np.ndarray]) -> None:
+        """Write what fills whole files, and keep the rest."""
+        self.waiting += parts
+        self.held += sum(part.size for part in parts)
+        while self.held >= self.size:
+            stream = np.concatenate(self.waiting)
+            self._write(stream[: self.size])
+            self.waiting, self.held = [stream[self.size :]], self.held - self.size
+
+    def close(self) -> None:
+        """Write the rest."""
+        if self.held:
+            self._write(np.concatenate(self.waiting))
+
+    def _write(self, numbers: np.ndarray) -> None:
+        write_shard(self.folder / f"{self.name}_{self.count:06d}.bin", numbers)
+        self.count += 1
+
+
+def _measured(documents: Iterable[str], sizes: deque[int]) -> Iterator[str]:
+    """``documents``, and the UTF-8 bytes of each into ``sizes``."""
+    for text in documents:
+        sizes.append(len(text.encode()))
+        yield text
 
 
 def _pass_through(raw: Path, folder: Path, split: str, vocab_size: int) -> None:
@@ -229,4 +291,5 @@ def _check_overlap(folder: Path, bos_id: int) -> None:
 def _write_table(model_path: Path, folder: Path) -> None:
     from golf.data.bytecount import ByteTable  # imports torch: not in the encoding processes
 
-    ByteTable.from_sentencepiece(model_path).save(folder / "bytes.safetensors")
+    markers = marker_ids(load_sentencepiece(model_path))
+    ByteTable.from_sentencepiece(model_path, markers=markers).save(folder / "bytes.safetensors")

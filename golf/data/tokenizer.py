@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from golf.runtime.errors import ConfigError, DataError, MissingInput
 
 SPACE_MARK = "\u2581"
+NORMALIZER = "nmt_nfkc"
 _SENTENCE_BYTES = 4000  # the trainer drops sentences above 4,192 bytes
 _THREADS = 8  # written into the model: the same on every machine, or its bytes would differ
 
@@ -80,11 +81,25 @@ def check_model(model: Any, path: Path | str) -> None:
         )
 
 
-def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int) -> bytes:
+def train_model(
+    documents: Iterable[str],
+    vocab_size: int,
+    train_bytes: int,
+    *,
+    transform: Callable[[Iterator[str]], Iterator[str]] | None = None,
+    markers: Sequence[str] = (),
+) -> bytes:
     """Train a byte-fallback BPE on the first ``train_bytes`` of ``documents`` and return the model's file.
 
     The same text gives the same bytes on every machine. The lone U+2581 is a required character, not a symbol of the
     user's: as a symbol it would never merge into the words that follow it.
+
+    Args:
+        documents: training text.
+        vocab_size: tokens.
+        train_bytes: UTF-8 bytes of text, before the transform.
+        transform: what is learnt from, made of the sentences of the text; None: these.
+        markers: code points that are symbols of their own, ids from 4 on: they merge into nothing.
 
     Raises:
         DataError: the text is too small or too uniform for the vocabulary.
@@ -93,16 +108,21 @@ def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int) -> 
 
     buffer = io.BytesIO()
     hint = f"bring more text, or dvc exp run -S tokenizer.vocab_size={max(260, vocab_size // 2)}"
+    sentences = _sentences(documents, train_bytes)
+    options: dict[str, Any] = {}
+    if transform is not None:  # which may make a sentence longer
+        sentences = transform(sentences)
+        options = {"user_defined_symbols": list(markers), "max_sentence_length": 8 * _SENTENCE_BYTES}
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(documents, train_bytes),
+            sentence_iterator=sentences,
             model_writer=buffer,
             model_type="bpe",
             vocab_size=vocab_size,
             character_coverage=0.999,
             byte_fallback=True,
             split_digits=True,
-            normalization_rule_name="nmt_nfkc",
+            normalization_rule_name=NORMALIZER,
             add_dummy_prefix=False,
             hard_vocab_limit=False,
             required_chars=SPACE_MARK,
@@ -112,6 +132,7 @@ def train_model(documents: Iterable[str], vocab_size: int, train_bytes: int) -> 
             unk_id=3,
             num_threads=_THREADS,
             minloglevel=2,
+            **options,
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-160:]

@@ -20,7 +20,9 @@ from golf.data.published import (
 from golf.data.raw import MANIFEST, Entry, read_manifest, sha256
 from golf.data.scan import Documents, ShardScan, TextScan, scan_shard, scan_text, shared_documents
 from golf.data.shards import read_shard, sidecar_name
+from golf.data.sidecar import TokenBytes
 from golf.data.tokenizer import load_sentencepiece
+from golf.data.transform import marker_ids
 from golf.runtime.errors import FairwayError
 from golf.runtime.progress import Progress
 
@@ -65,6 +67,7 @@ def verify(folder: Path | str = "data/raw") -> Verdict:
         path = folder / entry["name"]
         _against_manifest(entry, sha256(path), path.stat().st_size, verdict)
     _check_shards(shard_scans, vocab_size, bos_id, verdict)
+    _check_sidecars(folder, shard_scans, verdict)
     _check_text(text_scans, verdict)
     _check_duplicates([*shard_scans, *text_scans], verdict)
     overlap = _check_overlap(shard_scans, text_scans, manifest, verdict)
@@ -161,10 +164,10 @@ def _check_shards(scans: list[tuple[Entry, ShardScan]], vocab_size: int | None, 
         elif scan.tokens >= LARGE_SHARD and scan.starts.size == 0:
             verdict.defect(name, "missing BOS", f"no {bos_id} in {scan.tokens:,} tokens", "one before each document")
         seen.add(split)
-    _check_sidecars(scans, verdict)
 
 
-def _check_sidecars(scans: list[tuple[Entry, ShardScan]], verdict: Verdict) -> None:
+def _check_sidecars(folder: Path, scans: list[tuple[Entry, ShardScan]], verdict: Verdict) -> None:
+    counter = _marker_bytes(folder / "tokenizer.model")
     sidecars = {entry["name"]: scan for entry, scan in scans if entry["split"] == "val_bytes"}
     if not sidecars:
         return
@@ -182,8 +185,19 @@ def _check_sidecars(scans: list[tuple[Entry, ShardScan]], verdict: Verdict) -> N
                 )
             elif (counted := read_shard(sidecar.path)[scan.starts]).any():
                 verdict.defect(name, "bytes of a BOS", f"{counted.max()}", "0: it stands for no text")
+            elif counter and (defect := counter.defect(read_shard(scan.path), read_shard(sidecar.path))):
+                verdict.defect(name, *defect)
     for name in sidecars:
         verdict.defect(name, "sidecar without its shard", name, "a validation shard of the same number")
+
+
+def _marker_bytes(path: Path) -> TokenBytes | None:
+    """What counts the bytes of transformed text; None where there is no tokenizer, or it knows no markers."""
+    try:
+        model = load_sentencepiece(path)
+    except FairwayError:  # none, or a defect of its own
+        return None
+    return TokenBytes(model) if marker_ids(model) else None
 
 
 def _check_text(scans: list[tuple[Entry, TextScan]], verdict: Verdict) -> None:

@@ -15,7 +15,11 @@ from pathlib import Path
 import golf.params
 from golf.params.base import PARAMS_FILE, Section, load, load_seeds, read_document
 from golf.params.stats import Stats
+from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, MissingInput, run_main
+from golf.runtime.files import read_json
+
+SHARDS = Path("data/shards/shards.json")
 
 
 def sections() -> list[type[Section]]:
@@ -28,7 +32,7 @@ def sections() -> list[type[Section]]:
 
 
 def main() -> None:
-    """Check all sections, that there are no others, the seeds, and that the baseline exists."""
+    """Check all sections, that there are no others, the seeds, that the baseline exists, how the shards were made."""
     known = {section.SECTION for section in sections()}
     for name in read_document(PARAMS_FILE):
         if name not in known | {"seeds"}:
@@ -38,6 +42,12 @@ def main() -> None:
     baseline = next(section.baseline for section in checked if isinstance(section, Stats))
     if not Path(baseline).is_file():
         raise MissingInput(f"stats.baseline: {baseline}: no such file", hint="ls golf/stats/baselines")
+    transform = next(section.transform for section in checked if isinstance(section, Tokenizer))
+    made = read_json(SHARDS).get("transform", "none") if SHARDS.is_file() else transform
+    if made != transform:
+        raise ConfigError(
+            f"tokenizer.transform: found {transform!r}, but {SHARDS} was made with {made!r}", hint="dvc repro tokenize"
+        )
     print(f"params: {sum(len(fields(section)) for section in checked)} keys in {len(checked)} sections")  # type: ignore[arg-type, misc]
 
 

@@ -1,7 +1,7 @@
 """How text becomes tokens and shards."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from golf.params.base import Section
 
@@ -13,6 +13,7 @@ class Tokenizer(Section):
     SECTION: ClassVar[str] = "tokenizer"
 
     model: str = "data/source/tokenizer"  # a .model file to reuse, or a folder; an empty folder: train one
+    transform: Literal["none", "caseops"] = "none"  # caseops: capitals become markers before the words, losslessly
     vocab_size: int = 2048  # tokens; ignored when a model is reused
     train_bytes: int = 4_000_000  # bytes of training text that the BPE merges are learnt from
     val_share: float = 0.008  # share of documents split off for validation when there are none of your own

@@ -1,12 +1,16 @@
 import pytest
 import torch
 
+from golf.bundle.restore import restored_bytes
 from golf.data.bytecount import ByteTable
+from golf.data.caseops import MARKERS
+from golf.data.sidecar import TokenBytes
 from golf.scoring.audit import CHECKS, audit
 from golf.scoring.protocol import AuditReport
 from tests.cheats import cheats as illegal
 from tests.cheats import honest
 from tests.cheats.toy import BOS, VOCAB, Toy, stream
+from tests.pieces import Pieces
 
 SEEDS = (0, 1, 2)
 
@@ -65,6 +69,21 @@ def test_wrong_byte_table_is_caught_by_bytes_alone() -> None:
         honest.ChunkTTT, tokens, vocab_size=VOCAB, byte_counts=right.count(tokens), recount=right.count(tokens)
     )
     assert honest_report.passed
+
+
+def test_markers_counted_as_text_are_caught_by_bytes_alone() -> None:
+    """Transformed text that is scored without its sidecar: three bytes for each marker make the text longer."""
+    vocabulary = Pieces(*MARKERS, "the", "▁launch", "nasa", "▁of", "▁b", "é", "e", "▁")
+    tokens = stream()
+    right = torch.tensor(restored_bytes(vocabulary, tokens.tolist())[1:])
+    sidecar = torch.from_numpy(TokenBytes(vocabulary).count(tokens.numpy())[1:])
+    report = audit(honest.ChunkTTT, tokens, vocab_size=VOCAB, byte_counts=sidecar, recount=right)
+    assert report.passed, report["bytes"]
+    without = ByteTable.from_processor(vocabulary).count(tokens)
+    report = audit(honest.ChunkTTT, tokens, vocab_size=VOCAB, byte_counts=without, recount=right)
+    assert report.failed == ("bytes",)
+    assert int(without.sum()) > int(right.sum())
+    assert "recounted" in report["bytes"].evidence
 
 
 def test_every_check_fails_some_cheat() -> None:

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
-from tests.stages.world import SEED, report, stage, start
+from tests.stages.world import SEED, report, stage, start, write
 
 
 def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
@@ -66,9 +66,22 @@ def test_a_sidecar_counts_the_bytes(world: Path) -> None:
     for number in (0, 1):
         size = np.fromfile(world / f"data/shards/val_{number:06d}.bin", "<u2", offset=1024).size
         write_shard(world / f"data/shards/val_bytes_{number:06d}.bin", np.full(size, 2, np.uint16))
+    index = json.loads((world / "data/shards/shards.json").read_text())
+    index["splits"]["val"]["raw_bytes"] = 5000
+    write(world / "data/shards/shards.json", index)
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    assert report(world, "evaluate")["bytes"] == 2 * report(world, "evaluate")["tokens"]
+    numbers = report(world, "evaluate")
+    assert numbers["bytes"] == 2 * numbers["tokens"]
+    assert (numbers["raw_bytes"], numbers["raw_bpb"]) == (5000, numbers["bpb"] * numbers["bytes"] / 5000)
+    assert len(numbers) <= 12
+
+
+def test_shards_of_another_transform_than_the_parameters_say_are_refused(world: Path) -> None:
+    write(world / "data/shards/shards.json", {"transform": "caseops", "splits": {"val": {}}})
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 78
+    assert "tokenizer.transform: found 'none', but data/shards/shards.json was made with 'caseops'" in result.stderr
 
 
 def test_without_a_passed_gate_nothing_is_scored(world: Path) -> None:

@@ -33,6 +33,7 @@ def test_tokenize(place: Path) -> None:
     assert report["val_documents"] == 1
     assert 1 < report["bytes_per_token"] < 6
     assert len(report) <= 12
+    assert "val_raw_bytes" not in report  # white space and all, nothing was normalised away
     names = {path.relative_to(place / "data").as_posix() for path in (place / "data").rglob("*") if path.is_file()}
     assert {name for name in names if not name.startswith("raw/")} == {
         "shards/heldout_000000.bin", "shards/shards.json", "shards/train_000000.bin", "shards/val_000000.bin",
@@ -40,11 +41,25 @@ def test_tokenize(place: Path) -> None:
     }  # fmt: skip
 
 
+def test_transformed(place: Path) -> None:
+    texts = [f"Document {i}:  The NASA PCs " + " ".join(f"Word{(i * j) % 97}" for j in range(80)) for i in range(40)]
+    write_manifest(place / "data/raw", "text", "jsonl", write_text(place / "data/raw", "train", texts))
+    done = run(place, vocab_size=300, transform="caseops")
+    assert done.returncode == 0, done.stderr
+    assert "all 40 documents came back from their transform" in done.stdout
+    report = json.loads((place / "reports/tokenize.json").read_text())
+    assert report["val_raw_bytes"] == report["val_bytes"] + 1  # the second space
+    assert len(report) <= 12
+    assert json.loads((place / "reports/timing/tokenize.json").read_text())["restored_documents"] == 40
+    assert (place / "data/shards/val_bytes_000000.bin").stat().st_size == 1024 + 2 * report["val_tokens"]
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
         ({"vocab_size": 60_000}, 65, "the corpus is too small"),
         ({"vocab_size": 100}, 78, "tokenizer.vocab_size: found 100"),
+        ({"transform": "casefold"}, 78, "tokenizer.transform: found 'casefold', needed one of none, caseops"),
         ({"model": "nowhere"}, 66, "tokenizer.model: nowhere: no such file"),
         ({"model": "params.yaml"}, 78, "needed a SentencePiece .model or a folder"),
     ],

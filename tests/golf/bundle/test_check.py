@@ -13,8 +13,13 @@ import torch
 from golf.bundle import check
 from golf.bundle.check import recount
 from golf.data.bytecount import ByteTable
+from golf.data.encode import Encoder
+from golf.data.shards import read_shard, write_shard
+from golf.data.sidecar import TokenBytes
+from golf.data.transform import train_transformed
 from golf.runtime.errors import ConfigError, MissingInput
 from tests.programs import arguments, shipped, with_artifact
+from tests.stages.world import VOCABULARY
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,45 @@ def test_the_second_count_agrees_with_the_first(tmp_path: Path) -> None:
     for tokenizer in (model, None):
         parsed = argparse.Namespace(bytes=tmp_path / "bytes.safetensors", tokenizer=tokenizer)
         assert torch.equal(recount(tokens, parsed), table.count(tokens))
+
+
+@pytest.fixture(scope="module")
+def transformed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same artifact on transformed text, with a tokenizer of its vocabulary."""
+    folder = tmp_path_factory.mktemp("transformed")
+    text = ["see The NASA launch: OpenAI's PCs and iPhone", "café 5€ The \ue001 End", "a NUL and The Cat"] * 20
+    (folder / "tokenizer.model").write_bytes(train_transformed(text, VOCABULARY, 10**6, "caseops"))
+    encoder = Encoder(folder / "tokenizer.model", transform="caseops")
+    documents = encoder.encode(text)
+    counter = TokenBytes(encoder.model)
+    (folder / "shards").mkdir()
+    write_shard(folder / "shards/val_000000.bin", np.concatenate(documents))
+    write_shard(folder / "shards/val_bytes_000000.bin", np.concatenate([counter.count(part) for part in documents]))
+    return folder
+
+
+def audited(world: Path, transformed: Path, out: Path) -> dict[str, dict[str, object]]:
+    run(world, "audit", shards=transformed / "shards", tokenizer=transformed / "tokenizer.model", out=out)
+    return json.loads((out / "audit.json").read_text())["checks"]
+
+
+def test_a_sidecar_is_counted_again_from_the_restored_text(world: Path, transformed: Path, tmp_path: Path) -> None:
+    checks = audited(world, transformed, tmp_path)
+    assert all(check["passed"] for check in checks.values()), checks
+    assert str(checks["bytes"]["evidence"]).endswith("recounted the same")
+    path = transformed / "shards/val_bytes_000000.bin"
+    right = np.array(read_shard(path))
+    tokens = read_shard(transformed / "shards/val_000000.bin")
+    write_shard(path, np.where((tokens >= 4) & (tokens < 8), 3, right))
+    checks = audited(world, transformed, tmp_path)
+    write_shard(path, right)
+    assert [name for name, check in checks.items() if not check["passed"]] == ["bytes"]
+
+
+def test_score_of_a_text_transforms_it_first(
+    world: Path, transformed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("See The NASA \ue001 launch")
+    run(world, "score", params=None, shards=None, bytes=None, text=text, tokenizer=transformed / "tokenizer.model")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"  {len(text.read_bytes())} bytes")

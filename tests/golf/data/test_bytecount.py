@@ -8,31 +8,7 @@ from safetensors.torch import save_file
 
 from golf.data.bytecount import ByteTable
 from golf.runtime.errors import DataError, MissingInput
-
-
-class Pieces:
-    """A vocabulary by its pieces: <name> control, ? unknown, ! unused, 0xXX a byte."""
-
-    def __init__(self, *pieces: str) -> None:
-        self.pieces = ("<pad>", "<s>", "</s>", "?", *pieces)
-
-    def vocab_size(self) -> int:
-        return len(self.pieces)
-
-    def id_to_piece(self, index: int) -> str:
-        return self.pieces[index]
-
-    def is_control(self, index: int) -> bool:
-        return self.pieces[index] in ("<pad>", "<s>", "</s>")
-
-    def is_unknown(self, index: int) -> bool:
-        return self.pieces[index] == "?"
-
-    def is_unused(self, index: int) -> bool:
-        return self.pieces[index] == "!"
-
-    def is_byte(self, index: int) -> bool:
-        return self.pieces[index].startswith("<0x")
+from tests.pieces import Pieces
 
 
 def counts(*pieces: str) -> list[int]:
@@ -60,6 +36,11 @@ def counts(*pieces: str) -> list[int]:
 )
 def test_vectors(pieces: str, needed: list[int]) -> None:
     assert counts(*pieces.split()) == needed
+
+
+def test_markers_of_a_transform_count_nothing_and_are_no_boundaries() -> None:
+    table = ByteTable.from_processor(Pieces("\ue001", "▁b"), markers=(4,))
+    assert table.count(torch.tensor([1, 4, 5, 4])).tolist() == [0, 2, 0]
 
 
 def test_first_token_is_no_target_and_short_streams_have_none() -> None:
