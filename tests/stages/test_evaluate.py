@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 import os
 import signal
