@@ -143,7 +143,7 @@ class TestTimeTrainer(SlidingScorer):
     Args:
         model: as for :class:`SlidingScorer`.
         config: the eval section.
-        deadline: moment of ``time.monotonic()`` past which no chunk is trained on any more.
+        deadline: moment of ``time.monotonic()`` by which all shall be scored: training ends in time for that.
         compiled: run both passes through ``torch.compile``.
         on_scored: told of progress.
     """
@@ -195,14 +195,20 @@ class TestTimeTrainer(SlidingScorer):
         padded, scores = self._prepare(tokens)
         learner = Learner(self.model, self.config, self.compiled)
         self._trace, self.adapted, self.waited = [], 0, 0.0
+        scoring = learning = 0.0  # seconds: of all scoring so far, of the longest lesson
         for chunk in self.chunks(tokens.numel()):
+            began = time.monotonic()
             self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
             self.waited += meet(padded.device)
-            if chunk.learn_stop and has_time(self.deadline, padded.device):
+            scored = time.monotonic()
+            scoring += scored - began
+            needed = learning + scoring * (tokens.numel() - chunk.end) / chunk.end
+            if chunk.learn_stop and has_time(self.deadline - needed, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted += 1
                 self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
+                learning = max(learning, time.monotonic() - scored)
         self.waited += learner.waited
         return gather(scores)
 

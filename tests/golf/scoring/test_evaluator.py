@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from golf.params.eval import Eval
 from golf.runtime.errors import DataError
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer, evaluate
+from golf.scoring.learner import Learner
 from golf.scoring.state import _checksum, digest
 from golf.scoring.windows import Windows
 from tests.golf.model.tiny import BOS, VOCAB, tiny
@@ -113,6 +115,28 @@ def test_a_spent_budget_ends_the_adaptation_and_not_the_scoring() -> None:
     trainer = TestTimeTrainer(model, CONFIG, deadline=time.monotonic() - 1)
     assert torch.equal(trainer.score(tokens), SlidingScorer(model, CONFIG).score(tokens))
     assert trainer.adapted == 0
+
+
+def test_training_ends_while_there_is_time_to_score_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens, now = tiny(), stream(1200), [0.0]
+    learn, score = Learner.learn, TestTimeTrainer._score_chunk
+
+    def slow_lesson(self: Learner, chunk: Tensor) -> None:
+        now[0] += 10.0
+        learn(self, chunk)
+
+    def slow_scoring(self: TestTimeTrainer, *arguments: Any) -> None:
+        now[0] += 2.0
+        score(self, *arguments)
+
+    monkeypatch.setattr(Learner, "learn", slow_lesson)
+    monkeypatch.setattr(TestTimeTrainer, "_score_chunk", slow_scoring)
+    monkeypatch.setattr("golf.scoring.evaluator.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("golf.scoring.learner.time.monotonic", lambda: now[0])
+    trainer = TestTimeTrainer(model, CONFIG, deadline=100.0)
+    trainer.score(tokens)
+    assert now[0] <= 100.0
+    assert trainer.adapted == 6, "17 chunks are scored in 34 seconds, a lesson takes 10"
 
 
 def test_evaluate_sums_what_it_scores() -> None:
