@@ -98,7 +98,7 @@ def main() -> None:
     source.add_argument("--published", type=Path, help="weights of the challenge's baseline script")
     source.add_argument("--run", type=Path, help="folder of weights that training wrote")
     parser.add_argument("--weights", default="raw", help="which weights of --run (default: raw)")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model, for the bytes")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model or its bytes.safetensors")
     parser.add_argument("--shard", type=Path, required=True, help="validation tokens")
     parser.add_argument("--tokens", type=int, default=0, help="the first so many tokens (default: all)")
     parser.add_argument("--device", default="cpu")
@@ -116,7 +116,9 @@ def main() -> None:
     model = build(spec, state, attention, parsed.device)
     raw = read_shard(parsed.shard).astype(np.int64)
     tokens = torch.from_numpy(raw[: parsed.tokens or raw.size])
-    counts = ByteTable.from_sentencepiece(parsed.tokenizer).count(tokens)
+    is_table = parsed.tokenizer.suffix == ".safetensors"
+    table = ByteTable.load(parsed.tokenizer) if is_table else ByteTable.from_sentencepiece(parsed.tokenizer)
+    counts = table.count(tokens)
     config = {"seq_len": 1024, "stride": 1024, "ttt_chunk_tokens": 32_768, "lora_documents": 16, "ttt": "lora"}
     config |= {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in parsed.set)}
     rows = []
