@@ -32,6 +32,17 @@ from golf.scoring.state import digest
 PLAIN_SHARE = 0.5  # of the seconds of learning that scoring alone takes at most: a backward pass is two forward ones
 
 
+class Pace:
+    """How long it would take to score without learning, by what was done since this was made."""
+
+    def __init__(self) -> None:
+        self.began, self.done = time.monotonic(), 0
+
+    def seconds(self, left: float) -> float:
+        """For ``left`` targets; 0 while nothing is known."""
+        return PLAIN_SHARE * left * (time.monotonic() - self.began) / self.done if self.done else 0.0
+
+
 class DocumentScorer:
     """Every target in the context of its own document, from its BOS on and at most ``seq_len`` tokens back.
 
@@ -45,7 +56,7 @@ class DocumentScorer:
         on_scored: told of progress.
 
     Attributes:
-        adapted: documents that were learnt from.
+        adapted: documents that were learnt from, by all ranks.
         waited: seconds that the last :meth:`score` stood idle until every rank was done.
     """
 
@@ -63,6 +74,7 @@ class DocumentScorer:
         self.traced, self.on_scored = traced, on_scored
         self.adapted = 0
         self.waited = 0.0
+        self._pace = Pace()
         self._events: dict[int, list[Event]] = {}
 
     @property
@@ -78,20 +90,23 @@ class DocumentScorer:
         """
         stream, documents = self._prepare(tokens)
         scores = torch.zeros(tokens.numel(), dtype=torch.float64, device=stream.device)  # the last place: no target's
-        self.adapted, self.waited, self._events = 0, 0.0, defaultdict(list)
+        self.adapted, self.waited, self._events, self._pace = 0, 0.0, defaultdict(list), Pace()
         learner = Learner(self.model, self.config, False) if self._has_phases else None
         for phase in documents:
-            model = self.model if learner is None else learner.model
-            self._score_phase(model, phase, stream, scores)
+            later = (tokens.numel() - 1 - phase[-1].stop) / ranks()[1]
+            self._score_phase(self.model if learner is None else learner.model, phase, later, stream, scores)
             self.waited += meet(stream.device)
-            if learner is not None and phase is not documents[-1] and has_time(self.deadline, stream.device):
+            deadline = self.deadline - self._pace.seconds(later)
+            if learner is not None and later > 0 and has_time(deadline, stream.device):
                 learn_phase(learner, phase, stream)
                 start, stop = phase[0].start + 1, phase[-1].stop + 1
                 self._note(phase[-1].stop, "update", start, stop, digest(learner.model) if self.traced else "")
         self.waited += 0.0 if learner is None else learner.waited
-        found = gather(scores[:-1])
-        refuse_infinite(found, 1)
-        return found
+        scores[-1] = self.adapted
+        found = gather(scores)
+        self.adapted = int(found[-1])
+        refuse_infinite(found[:-1], 1)
+        return found[:-1]
 
     def parts(self, tokens: Tensor) -> int:
         """How many documents there are."""
@@ -125,17 +140,19 @@ class DocumentScorer:
         per_phase = self.config.phase_tokens if self._has_phases else 0
         return tokens.to(next(self.model.parameters()).device, torch.int64), phases(documents, per_phase)
 
-    def _score_phase(self, model: nn.Module, documents: list[Document], stream: Tensor, scores: Tensor) -> None:
-        """Score the groups that fall to this rank; learning ends when what is left could not be scored in time."""
+    def _score_phase(
+        self, model: nn.Module, documents: list[Document], later: float, stream: Tensor, scores: Tensor
+    ) -> None:
+        """Score this rank's groups; learning ends when all that is left, ``later`` targets too, would come too late."""
         rank, count = ranks()
         groups = deal(group(documents, self.config.lora_documents), count)[rank]
-        left, learnt, began = sum(map(targets, groups)), 0, time.monotonic()
+        left = later + sum(map(targets, groups))
         for members in groups:
-            needed = PLAIN_SHARE * left * (time.monotonic() - began) / max(learnt, 1)
-            learns = self.adapts and time.monotonic() + needed < self.deadline
+            learns = self.adapts and time.monotonic() + self._pace.seconds(left) < self.deadline
             self._score_group(model, members, stream, scores, learns)
             self.adapted += learns * len(members)
-            left, learnt = left - targets(members), learnt + targets(members)
+            left -= targets(members)
+            self._pace.done += targets(members)
             if stream.device.type == "cuda":
                 torch.cuda.synchronize(stream.device)  # else the clock would show what is queued
             if self.on_scored is not None:

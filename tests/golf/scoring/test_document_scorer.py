@@ -10,7 +10,7 @@ from torch import Tensor
 from golf.model.transformer import Transformer
 from golf.params.eval import Eval
 from golf.runtime.errors import ConfigError, DataError
-from golf.scoring.document_scorer import DocumentScorer
+from golf.scoring.document_scorer import DocumentScorer, Pace
 from golf.scoring.documents import split
 from golf.scoring.lora import RowAdapters, kind
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
@@ -121,6 +121,18 @@ def test_learning_ends_while_there_is_time_to_score_the_rest(monkeypatch: pytest
     scorer.score(tokens)
     assert 0 < scorer.adapted < 40
     assert now[0] <= 60.0
+
+
+def test_before_anything_was_scored_nothing_is_known_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr("golf.scoring.document_scorer.time.monotonic", lambda: next(ticks))
+    scorer = DocumentScorer(tiny(), CONFIG, deadline=100.0)
+    scorer.score(stream([40] * 8))
+    assert scorer.adapted == 8
+    pace = Pace()
+    assert pace.seconds(1e6) == 0.0
+    pace.done = 10
+    assert pace.seconds(1e6) > 1e4
 
 
 def test_an_untraced_run_has_no_trace() -> None:

@@ -33,8 +33,9 @@ from tests.golf.model.tiny import tiny
 from tests.golf.scoring.test_document_scorer import LENGTHS, stream
 with join(Hardware()) as ranks:
     for kind, settings in eval(sys.argv[2]).items():
-        scores = make_scorer(tiny(), eval(f"Eval({sys.argv[3]}, {settings})")).score(stream(LENGTHS))
-        np.save(f"{sys.argv[1]}/{kind}-{ranks.index}.npy", scores.numpy())
+        scorer = make_scorer(tiny(), eval(f"Eval({sys.argv[3]}, {settings})"))
+        scores = scorer.score(stream(LENGTHS)).tolist()
+        np.save(f"{sys.argv[1]}/{kind}-{ranks.index}.npy", np.array([*scores, scorer.adapted]))
 """
 
 
@@ -44,7 +45,8 @@ def test_ranks_score_as_one_process(tmp_path: Path) -> None:
     tokens = stream(LENGTHS)
     for kind, settings in KINDS.items():
         config = eval(f"Eval({SETTINGS}, {settings})", {"Eval": Eval})
-        alone = make_scorer(tiny(), config).score(tokens)
+        scorer = make_scorer(tiny(), config)
+        alone = torch.cat((scorer.score(tokens), torch.tensor([scorer.adapted])))
         for rank in range(2):
             found = torch.from_numpy(np.load(tmp_path / f"{kind}-{rank}.npy"))
             torch.testing.assert_close(found, alone, rtol=0, atol=1e-4, msg=f"{kind}, rank {rank}")
