@@ -18,7 +18,7 @@ class Eval(Section):
     seq_len: int = 256  # tokens of context a window holds
     stride: int = 192  # tokens a window scores; the rest of it is context
     batch_windows: int = 16  # windows a forward pass
-    ttt: str = "sgd"  # none; sgd: all weights on chunks; lora: adapters for each document
+    ttt: str = "lora"  # none; sgd: all weights on chunks; lora: adapters for each document
     ttt_chunk_tokens: int = 2048  # tokens scored before they are trained on
     ttt_epochs: int = 1  # passes over a scored chunk
     ttt_lr: float = 0.005  # SGD, the same for every chunk: a schedule over the stream would depend on its end
@@ -27,11 +27,11 @@ class Eval(Section):
     lora_rank: int = 16
     lora_alpha: float = 32.0  # the adapters' output times alpha / rank
     lora_targets: tuple[str, ...] = LORA_TARGETS  # matrices adapted
-    lora_lr: float = 0.001  # AdamW
+    lora_lr: float = 0.004  # AdamW
     lora_weight_decay: float = 0.5
     lora_documents: int = 64  # documents scored side by side
     lora_chunk_tokens: int = 32  # tokens of a document scored before they are learnt from
-    lora_chunk_growth: float = 0.125  # later chunks hold this share of what stands before them
+    lora_chunk_growth: float = 0.03  # later chunks hold this share of what stands before them
     phase_tokens: int = 0  # tokens scored before all weights are trained on them, too; 0: never
     budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
 
@@ -39,7 +39,7 @@ class Eval(Section):
         self.require(self.seq_len >= 2, "seq_len", "at least 2", 512)
         self.require(1 <= self.stride <= self.seq_len, "stride", f"1 to seq_len ({self.seq_len})", 64)
         self.require(self.batch_windows >= 1, "batch_windows", "at least 1", 16)
-        self.require(self.ttt in TTT, "ttt", f"one of {', '.join(TTT)}", "sgd")
+        self.require(self.ttt in TTT, "ttt", f"one of {', '.join(TTT)}", "lora")
         self.require(self.ttt_chunk_tokens >= self.seq_len, "ttt_chunk_tokens", "at least seq_len", 32_768)
         self.require(self.ttt_epochs >= 1, "ttt_epochs", "at least 1", 1)
         self.require(self.ttt_lr > 0, "ttt_lr", "above 0", 0.005)
@@ -50,12 +50,12 @@ class Eval(Section):
         unknown = set(self.lora_targets) - set(LORA_TARGETS)
         known = "one or more of " + ", ".join(LORA_TARGETS)
         self.require(bool(self.lora_targets) and not unknown, "lora_targets", known, "[query,value]")
-        self.require(self.lora_lr > 0, "lora_lr", "above 0", 0.001)
+        self.require(self.lora_lr > 0, "lora_lr", "above 0", 0.004)
         self.require(self.lora_weight_decay >= 0, "lora_weight_decay", "0 or more", 0.5)
         self.require(self.lora_documents >= 1, "lora_documents", "at least 1", 64)
         half = self.seq_len // 2
         needed = f"1 to half of seq_len ({half})"
         self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, half)
-        self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.125)
+        self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.03)
         self.require(self.phase_tokens >= 0, "phase_tokens", "0 or more", 0)
         self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)

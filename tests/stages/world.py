@@ -42,7 +42,7 @@ def make(folder: Path, **changes: dict) -> Path:
     (folder / "data/tokenizer").mkdir(parents=True)
     table = ByteTable(base, (torch.arange(VOCABULARY) % 2 == 0) & ~special, special)
     table.save(folder / "data/tokenizer/bytes.safetensors")
-    short = {"seq_len": 64, "stride": 32, "ttt_chunk_tokens": 256, "batch_windows": 8}
+    short = {"ttt": "sgd", "seq_len": 64, "stride": 32, "ttt_chunk_tokens": 256, "batch_windows": 8}
     write_params(folder, **{"eval": short, **changes})
     return folder
 

@@ -38,7 +38,7 @@ from golf.scoring.evaluator import evaluate
 from tests.programs import checker, shipped
 
 VOCABULARY, TOKENS = 64, 700
-EVAL = Eval(seq_len=32, stride=16, ttt_chunk_tokens=256)
+EVAL = Eval(ttt="sgd", seq_len=32, stride=16, ttt_chunk_tokens=256)
 MODEL = Model(
     num_layers=1, dim=16, num_heads=2, num_kv_heads=1, rope_dims=4, xsa_layers=1, bigram_buckets=0, value_embed_layers=0
 )  # fmt: skip

@@ -18,7 +18,7 @@ from tests.cheats.toy import VOCAB as TOY_VOCAB
 from tests.cheats.toy import stream as toy_stream
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
-CONFIG = Eval(seq_len=32, stride=16, batch_windows=4, ttt_chunk_tokens=64, ttt_lr=0.02)
+CONFIG = Eval(ttt="sgd", seq_len=32, stride=16, batch_windows=4, ttt_chunk_tokens=64, ttt_lr=0.02)
 
 
 def stream(count: int = 400) -> Tensor:
@@ -196,7 +196,7 @@ def test_the_sample_begins_where_documents_are_short() -> None:
 
 @pytest.mark.parametrize("tokens", [64, 100, 6144, 1_000_000])
 def test_shrunk_chunks_fit_the_sample(tokens: int) -> None:
-    for config in (Eval(), Eval(seq_len=2048, stride=64, ttt_chunk_tokens=32_768), CONFIG):
+    for config in (Eval(), Eval(ttt="sgd", seq_len=2048, stride=64, ttt_chunk_tokens=32_768), CONFIG):
         short = shrink(config, tokens)
         assert short.ttt_chunk_tokens <= max(tokens / 4 + 1, 2)
         assert short.ttt_chunk_tokens <= config.ttt_chunk_tokens

@@ -16,7 +16,7 @@ from golf.scoring.state import _checksum, digest
 from golf.scoring.windows import Windows
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
-CONFIG = Eval(seq_len=32, stride=12, batch_windows=4, ttt_chunk_tokens=70, ttt_epochs=2, ttt_lr=0.02)
+CONFIG = Eval(ttt="sgd", seq_len=32, stride=12, batch_windows=4, ttt_chunk_tokens=70, ttt_epochs=2, ttt_lr=0.02)
 
 
 def stream(count: int, seed: int = 0) -> Tensor:
@@ -65,7 +65,9 @@ def test_a_prefix_scores_the_same_bits(count: int) -> None:
         assert torch.equal(whole[: count - 1], prefix)
 
 
-@pytest.mark.parametrize("config", [CONFIG, Eval(seq_len=16, stride=16, batch_windows=3, ttt_chunk_tokens=16)])
+@pytest.mark.parametrize(
+    "config", [CONFIG, Eval(ttt="sgd", seq_len=16, stride=16, batch_windows=3, ttt_chunk_tokens=16)]
+)
 def test_distribution_is_what_scored(config: Eval) -> None:
     model, tokens = tiny(), stream(200)
     for kind in (SlidingScorer, TestTimeTrainer):
