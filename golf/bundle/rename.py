@@ -61,7 +61,7 @@ class Keywords:
     Attributes:
         of: keywords by the name of the function, method or class that is called.
         anyones: keywords of calls whose callee nobody knows, and what a ``**`` may give.
-        handed: names that are mentioned otherwise than to be called: those may be such a callee.
+        handed: names that are mentioned otherwise than to be called, or are called with a ``**``.
     """
 
     of: dict[str, set[str]]
@@ -81,12 +81,18 @@ class Keywords:
             if isinstance(node, ast.Dict):
                 keys = (key.value for key in node.keys if isinstance(key, ast.Constant))
                 found.anyones |= {key for key in keys if isinstance(key, str)}
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                found.anyones |= {node.slice.value} if isinstance(node.slice.value, str) else set()
             if not isinstance(node, ast.Call):
                 continue
             root = node.func
             while isinstance(root, ast.Attribute):
                 root = root.value
             given = {word.arg for word in node.keywords if word.arg}
+            if any(word.arg is None for word in node.keywords):
+                found.handed.add(getattr(node.func, "attr", getattr(node.func, "id", "")))
+            if isinstance(root, ast.Name) and root.id == "dict":
+                found.anyones |= given
             if isinstance(root, ast.Name) and root.id in foreign:
                 if any(isinstance(argument, ast.Name) and is_flat(argument.id) for argument in node.args):
                     found.anyones |= given  # a function of ours to call with them
@@ -104,7 +110,7 @@ class Keywords:
         special = bool(owner) and name.startswith("__")
         called = owner if special else name
         known = self.of.get(called, set()) | (self.of.get(name, set()) if special else set())
-        free = called in self.handed or (bool(owner) and name in CALLED)
+        free = bool({called, name} & self.handed) or (bool(owner) and name in CALLED)
         return known | self.anyones if free else known
 
     @property

@@ -7,6 +7,7 @@ import operator
 from types import NoneType
 from typing import Any, cast
 
+from golf.bundle.link import is_flat
 from golf.bundle.names import walk
 
 SIMPLE = (bool, int, float, str, NoneType)
@@ -96,8 +97,12 @@ class Simplify(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        """A function of Python's, of literals."""
+        """A function of Python's, of literals; a literal is of no class of ours."""
         self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "isinstance" and is_constant(node.args[0]):
+            classes = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
+            if all(isinstance(name, ast.Name) and is_flat(name.id) for name in classes):
+                return ast.Constant(False)
         known = isinstance(node.func, ast.Name) and node.func.id in CALCULATED and not node.keywords
         if known and node.args and all(map(is_constant, node.args)):
             found = CALCULATED[node.func.id](*map(value_of, node.args))  # type: ignore[attr-defined]

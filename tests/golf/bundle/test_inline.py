@@ -96,6 +96,13 @@ def volume(deep, around=4):
     return deep, around
 def table(low, high=5):
     return low, high
+def spread(near, far=1):
+    return near, far
+class Spread:
+    def __init__(self, here, there=2):
+        self.found = here, there
+    def of(self, this, that=3):
+        return this, that
 def plain(first_of_all, second_of_all):
     return first_of_all - second_of_all
 ALIAS = table
@@ -104,9 +111,12 @@ def call(function, **options):
 def main():
     wide = Wide(wide=3)
     kept = {"depth": 8}
+    filled = dict(this=5)
+    filled["that"] = 6
     return (
         wide.reader(depth=1, along=2), wide.measure(deep=3, around=1), wide.scaled(factor=2, offset=1),
         Base.square(side=4).height, ALIAS(low=6, high=7), call(area, **kept), plain(second_of_all=1, first_of_all=9),
+        spread(**{"near": 1, "far": 2}), Spread(**dict(here=3, there=4)).found, Spread(1).of(**filled),
         sorted([3, 1, 2], key=lambda along: -along),
     )
 """
@@ -128,6 +138,8 @@ def test_names_that_a_call_may_give_stay() -> None:
         ("max(1, 2) * 3", "6"),
         ("int(True)", "1"),
         ("max(x, 2)", "max(x, 2)"),
+        ("isinstance(None, Gate__12)", "False"),
+        ("isinstance(None, Gate)", "isinstance(None, Gate)"),
         ("max((), default=3)", "max((), default=3)"),
         ("(1,) + (2, 'a')", "(1, 2, 'a')"),
         ("1 if x and True else 2", "1 if x else 2"),
