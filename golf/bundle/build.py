@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from golf.bundle.link import MORE, SEPARATOR, Linker, is_flat
+from golf.bundle.link import MORE, SEPARATOR, Linker, Statement, is_flat
 from golf.bundle.names import bound_in
 from golf.bundle.optimize import fix, optimize
 from golf.bundle.prune import leave_out, order, reach
 from golf.bundle.rename import rename
-from golf.bundle.strip import strip
+from golf.bundle.strip import drop_hints, strip
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.syntax import absolute, running_nodes
 
@@ -34,9 +34,13 @@ EXPORTS = {
 }
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
-# What ships in place of modules that only tell how a run goes.
+# What ships in place of modules that tell how a run goes, or guard what others go on from.
 PLAIN = {
+    "golf.codec.artifact": "golf.bundle.plain.artifact",
+    "golf.codec.report": "golf.bundle.plain.report",
+    "golf.runtime.files": "golf.bundle.plain.files",
     "golf.runtime.progress": "golf.bundle.plain.progress",
+    "golf.train.connect": "golf.bundle.plain.connect",
     "golf.train.diagnose": "golf.bundle.plain.diagnose",
     "golf.train.flops": "golf.bundle.plain.flops",
     "golf.train.meter": "golf.bundle.plain.meter",
@@ -88,13 +92,55 @@ def build(
 def compose(linker: Linker, document: Mapping[str, Mapping[str, Any]] | None) -> list[ast.Module]:
     """The parts of the program: what its command line needs, and the rest; flat names in them."""
     statements, names = linker.link(), set(_exports(linker))
+    drop_hints([statement for statement in statements if not statement.binds & linker.flat_names(linker.entry)])
     leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in linker.trees})
     live = optimize(statements, names, fix(statements, document) if document else {})
     strip(live)
     live = reach(live, names, lazily=True)
     front = {id(statement) for statement in reach(live, {linker.flat(linker.entry, MAIN)}, lazily=False)}
-    halves = [[s for s in live if (id(s) in front) == first] for first in (True, False)]
-    return [ast.fix_missing_locations(ast.Module([s.node for s in order(half)], [])) for half in halves]
+    halves = [[s.node for s in order([s for s in live if (id(s) in front) == first])] for first in (True, False)]
+    there: set[str] = set()
+    return [ast.fix_missing_locations(ast.Module(merged(half, there), [])) for half in halves]
+
+
+def merged(nodes: Sequence[ast.stmt], there: set[str]) -> list[ast.stmt]:
+    """The statements behind one import of all modules that they import, and one from each that they import from.
+
+    Without what is ``there`` already, by the texts of its imports; what comes is added. No function imports it again.
+    """
+    imports: dict[str, ast.Import | ast.ImportFrom] = {}
+    for node in nodes:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports |= {text: single for text, single in _singles(node).items() if text not in there}
+    there.update(imports)
+    named: dict[str, list[ast.alias]] = {}
+    for single in imports.values():
+        named.setdefault(getattr(single, "module", ""), []).extend(single.names)
+    found: list[ast.stmt] = [ast.Import(named.pop(""))] if "" in named else []
+    found += [ast.ImportFrom(module, names, 0) for module, names in named.items()]
+    again = _Again(there)
+    return found + [again.visit(node) for node in nodes if not isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def _singles(node: ast.Import | ast.ImportFrom) -> dict[str, ast.Import | ast.ImportFrom]:
+    """An import of several names as imports of one, by their texts."""
+    module = node.module if isinstance(node, ast.ImportFrom) else None
+    single = [ast.ImportFrom(module, [alias], 0) if module else ast.Import([alias]) for alias in node.names]
+    return {ast.unparse(one): one for one in single}
+
+
+class _Again(ast.NodeTransformer):
+    """Takes out imports of what is there already."""
+
+    def __init__(self, there: set[str]) -> None:
+        self.there = there
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> ast.stmt:
+        left = [single.names[0] for text, single in _singles(node).items() if text not in self.there]
+        node.names = left
+        return node if left else ast.Pass()
+
+    visit_Import = visit_ImportFrom = _import
 
 
 def _exports(linker: Linker) -> dict[str, str]:
@@ -170,8 +216,8 @@ def source_of(root: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def minify(source: str) -> str:
-    """``source`` with as little space as it can do with.
+def minify(source: str, names: bool = False) -> str:
+    """``source`` with as little space as it can do with; ``names``: and with short names in its functions.
 
     Raises:
         ConfigError: python-minifier is not installed.
@@ -186,7 +232,7 @@ def minify(source: str) -> str:
         source,
         remove_annotations=False,
         hoist_literals=False,  # shorter text, but more bytes after compression
-        rename_locals=False,
+        rename_locals=names,
         rename_globals=False,
     )
 
@@ -207,15 +253,18 @@ def archive(launcher: str, text: str, codec: str = "lzma") -> bytes:
             import brotli
         except ImportError:
             raise ConfigError("bundle: brotli is not installed", hint="pip install -c constraints.txt brotli") from None
-        packed = brotli.compress(text.encode(), lgwin=WINDOW)
-        launcher = launcher.replace("lzma", "brotli")
+        modes = brotli.MODE_GENERIC, brotli.MODE_FONT  # of distances: which suits a text is chance
+        packed = min((brotli.compress(text.encode(), mode=mode, lgwin=WINDOW) for mode in modes), key=len)
     else:
         packed = lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, filters=[LZMA])
-    starter = minify(launcher.replace("SIZE = 0", "").replace("SIZE", str(len(packed))))
+    statements = [Statement(node, set()) for node in ast.parse(launcher.replace("lzma", codec)).body]
+    strip(statements)
+    kept = ast.Module([s.node for s in statements if bound_in([s.node]) != {"SIZE"}], [])
+    starter = ast.unparse(ast.fix_missing_locations(kept)).replace("SIZE", str(len(packed)))
     buffer = io.BytesIO()
     buffer.write(packed)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as file:
-        file.writestr(_member("__main__.py"), starter, zipfile.ZIP_DEFLATED, 9)
+        file.writestr(_member("__main__.py"), minify(starter, names=True), zipfile.ZIP_DEFLATED, 9)
     return buffer.getvalue()
 
 

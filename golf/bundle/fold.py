@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from golf.bundle.link import Statement
-from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
+from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters, walk
 from golf.bundle.simplify import constant
 
 Known = Mapping[str, Mapping[str, object]]  # class -> attribute -> value
@@ -93,7 +93,7 @@ def assignments(body: Sequence[ast.AST]) -> list[tuple[ast.expr, ast.expr]]:
     """Target and value of every plain assignment below ``body``, those of tuples one by one."""
     found: list[tuple[ast.expr, ast.expr]] = []
     for node in body:
-        for inner in ast.walk(node):
+        for inner in walk(node):
             if isinstance(inner, ast.AnnAssign) and inner.value is not None:
                 found.append((inner.target, inner.value))
             elif isinstance(inner, ast.Assign) and len(inner.targets) == 1:
@@ -159,7 +159,7 @@ class Fold(ast.NodeTransformer):
 def stored(node: ast.AST) -> list[str]:
     """Names that are bound below ``node``, as often as they are."""
     found: list[str] = []
-    for inner in ast.walk(node):
+    for inner in walk(node):
         if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
             found.append(inner.id)
         elif isinstance(inner, ast.arg):

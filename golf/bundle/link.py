@@ -78,6 +78,10 @@ class Linker:
                         return self.flat(base, alias.name)
         raise FairwayError(f"bundle: {module} has no name {name}")
 
+    def flat_names(self, module: str) -> set[str]:
+        """The flat names of all that a module defines."""
+        return {self.flat(module, name) for name in self.defined[module]}
+
     def _base(self, node: ast.ImportFrom, module: str) -> str:
         return absolute(node, module if module in self.packages else module.rpartition(".")[0])
 

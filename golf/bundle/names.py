@@ -11,6 +11,25 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
+def walk(node: ast.AST, but: tuple[str, ...] = ("ctx",)) -> list[ast.AST]:
+    """``node`` and everything below it, in the order of the text: as :func:`ast.walk`, in a fraction of its time.
+
+    ``but``: fields to leave out; ``ctx`` is what a name is there for, to be read or bound.
+    """
+    found: list[ast.AST] = []
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        for name in reversed(node._fields):
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                waiting += [child for child in reversed(value) if isinstance(child, ast.AST)]
+            elif isinstance(value, ast.AST) and name not in but:
+                waiting.append(value)
+    return found
+
+
 def bound_in(body: list[ast.stmt] | ast.AST) -> set[str]:
     """Names that statements bind in their own scope, not in those of functions, classes and comprehensions in it."""
     found: set[str] = set()
@@ -29,7 +48,7 @@ def bound_in(body: list[ast.stmt] | ast.AST) -> set[str]:
         elif isinstance(node, ast.Lambda):
             continue
         elif isinstance(node, COMPREHENSIONS):
-            waiting += [inner for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)]
+            waiting += [inner for inner in walk(node) if isinstance(inner, ast.NamedExpr)]
             continue
         waiting += ast.iter_child_nodes(node)
     return found
@@ -86,7 +105,7 @@ class Globals(ast.NodeTransformer):
         self._signature(node.args)
         if node.returns is not None:
             node.returns = self.visit(node.returns)
-        shared = {name for inner in ast.walk(node) if isinstance(inner, ast.Global) for name in inner.names}
+        shared = {name for inner in walk(node) if isinstance(inner, ast.Global) for name in inner.names}
         names = bound_in(node.body) | {argument.arg for argument in parameters(node.args)}
         self._scope("function", names - shared, node.body)
         return self._named(node)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from golf.bundle.fold import Classes, Fold, Known
+from golf.bundle.inline import inline_literals, inline_trivial
 from golf.bundle.link import Statement
-from golf.bundle.names import FUNCTIONS
+from golf.bundle.names import FUNCTIONS, walk
+from golf.bundle.positional import use_places
 from golf.bundle.propagate import (
     constant_arguments,
     constant_attributes,
@@ -67,16 +69,19 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
         fold = Fold(Classes(live), values)
         names = {name for value in values.values() for name in value}
         for statement in live:
-            if any(isinstance(node, ast.Attribute) and node.attr in names for node in ast.walk(statement.node)):
+            if any(isinstance(node, ast.Attribute) and node.attr in names for node in walk(statement.node)):
                 statement.node = fold.visit(statement.node)
             _simplify(statement)
         constant_variables(live)
-        count = fold.count + constant_arguments(live)
+        count = fold.count + constant_arguments(live) + inline_trivial(live)
         drop_unread_attributes(live)
         if not count:
             break
+    inline_literals(live, roots)
+    inline_trivial(live)
     for statement in live:
         _simplify(statement)
+    use_places(live)
     live = reach(live, roots, lazily=True)
     drop_methods(live)
     return live

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from golf.bundle.fold import INIT, assignments, stored
 from golf.bundle.link import Statement
-from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters
+from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters, walk
+from golf.bundle.prune import is_method
 from golf.bundle.simplify import is_constant, is_pure, value_of
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
+def running(node: ast.AST) -> list[ast.AST]:
     """``node`` and everything below it but annotations."""
-    yield node
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns"):
-            continue
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
-                yield from running(child)
+    return walk(node, ("ctx", "annotation", "returns"))
 
 
 def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, object]]:
@@ -28,20 +23,23 @@ def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, obje
 
     Of classes that are only called, by their name, and of fields that nothing sets later.
     """
-    fields = {s.node.name: _fields(s.node) for s in statements if isinstance(s.node, ast.ClassDef) and _fields(s.node)}
+    fields = {
+        s.node.name: fields_of(s.node) for s in statements if isinstance(s.node, ast.ClassDef) and fields_of(s.node)
+    }
     calls: dict[str, list[ast.Call]] = defaultdict(list)
     mentioned: Counter[str] = Counter()
     changed: set[str] = set()
     for statement in statements:
+        silent = _asked_for(statement.node)
         for inner in running(statement.node):
             if isinstance(inner, ast.Name):
-                mentioned[inner.id] += 1
+                mentioned[inner.id] += id(inner) not in silent
             elif isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
                 changed.add(inner.attr)
             elif isinstance(inner, ast.Call):
                 if isinstance(inner.func, ast.Name) and inner.func.id in fields:
                     calls[inner.func.id].append(inner)
-                elif ast.unparse(inner.func).rpartition(".")[2] in ("replace", "_replace"):
+                elif getattr(inner.func, "attr", getattr(inner.func, "id", "")) in ("replace", "_replace"):
                     changed |= {word.arg or "" for word in inner.keywords}
     known: dict[str, dict[str, object]] = defaultdict(dict)
     for name, defaults in fields.items():
@@ -54,7 +52,7 @@ def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, obje
     return known
 
 
-def _fields(node: ast.ClassDef) -> dict[str, ast.expr | None]:
+def fields_of(node: ast.ClassDef) -> dict[str, ast.expr | None]:
     """Fields with their defaults, in their order; none for a class that is no plain record or has a base of ours."""
     decorated = any("dataclass" in ast.unparse(part) for part in node.decorator_list) and not node.bases
     if not decorated and [ast.unparse(base) for base in node.bases] != ["NamedTuple"]:
@@ -64,6 +62,17 @@ def _fields(node: ast.ClassDef) -> dict[str, ast.expr | None]:
         for part in node.body
         if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
     }
+
+
+def _asked_for(node: ast.AST) -> set[int]:
+    """Names of classes, by identity, that are only compared with what is there: in ``isinstance`` and ``except``."""
+    asked: list[ast.AST] = []
+    for inner in walk(node):
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "isinstance":
+            asked.append(inner.args[1])
+        elif isinstance(inner, ast.ExceptHandler) and inner.type is not None:
+            asked.append(inner.type)
+    return {id(name) for part in asked for name in walk(part)}
 
 
 def _plain(calls: Sequence[ast.Call]) -> bool:
@@ -85,7 +94,7 @@ def constant_attributes(statements: Sequence[Statement]) -> dict[str, dict[str, 
     found: dict[str, tuple[str, object]] = {}
     for statement in statements:
         owner = statement.node.name if isinstance(statement.node, ast.ClassDef) else ""
-        for inner in ast.walk(statement.node):
+        for inner in walk(statement.node):
             if isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
                 stores[inner.attr] += 1
             elif isinstance(inner, ast.ClassDef):
@@ -109,7 +118,7 @@ def drop_unread_attributes(statements: Sequence[Statement]) -> None:
     """Remove ``self.x = literal`` where nothing reads an ``x``."""
     read: set[str] = set()
     for statement in statements:
-        for inner in ast.walk(statement.node):
+        for inner in walk(statement.node):
             if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Load):
                 read.add(inner.attr)
             elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
@@ -155,7 +164,7 @@ class _DropStores(ast.NodeTransformer):
 def constant_variables(statements: Sequence[Statement]) -> None:
     """Put literals in place of a function's variables that it sets once, first thing or unconditionally."""
     for statement in statements:
-        for inner in ast.walk(statement.node):
+        for inner in walk(statement.node):
             if isinstance(inner, FUNCTIONS):
                 _variables(inner)
 
@@ -171,7 +180,7 @@ def _variables(node: Function) -> None:
     }
     if values:
         bound = Counter(name for part in [node.args, *node.body] for name in stored(part))
-        shared = {name for i in ast.walk(node) if isinstance(i, (ast.Global, ast.Nonlocal)) for name in i.names}
+        shared = {name for i in walk(node) if isinstance(i, (ast.Global, ast.Nonlocal)) for name in i.names}
         values = {name: value for name, value in values.items() if bound[name] == 1 and name not in shared}
     if values:
         node.body = [changed for part in node.body if (changed := _Put(values).visit(part)) is not None] or [ast.Pass()]
@@ -193,29 +202,49 @@ class _Put(ast.NodeTransformer):
 def constant_arguments(statements: Sequence[Statement]) -> int:
     """Take out the parameters for which every call gives the same literal, or nothing and the default is one.
 
-    Of functions that are only ever called, by their own name; the number of parameters taken out.
+    Those that nothing reads too. Of functions that are only ever called, by their own name, and of methods that are
+    only ever called of ``self``; the number of parameters taken out.
     """
     functions = _callable(statements)
     calls: dict[str, list[ast.Call]] = defaultdict(list)
     mentioned: Counter[str] = Counter()
     for statement in statements:
+        silent = _asked_for(statement.node)
         for inner in running(statement.node):
             if isinstance(inner, ast.Name) and inner.id in functions:
-                mentioned[inner.id] += 1
-            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in functions:
-                calls[inner.func.id].append(inner)
+                mentioned[inner.id] += id(inner) not in silent
+            elif isinstance(inner, ast.Attribute):
+                mentioned[f".{inner.attr}"] += 1
+            elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                mentioned[f".{inner.value}"] += 1
+            if isinstance(inner, ast.Call) and (name := _callee(inner)) in functions:
+                calls[name].append(inner)
     count = 0
     for name, node in functions.items():
         simple = not (node.args.posonlyargs or node.args.vararg or node.args.kwarg)
         if simple and _plain(calls[name]) and mentioned[name] == len(calls[name]):
-            count += _take_out(node, calls[name])
+            count += _take_out(node, calls[name], node.name == INIT or name.startswith("."))
     return count
 
 
+def _callee(node: ast.Call) -> str:
+    """The name of what is called, that of a method of ``self`` behind a dot."""
+    if isinstance(node.func, ast.Attribute):
+        owner = node.func.value
+        return f".{node.func.attr}" if isinstance(owner, ast.Name) and owner.id == "self" else ""
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
 def _callable(statements: Sequence[Statement]) -> dict[str, Function]:
-    """Functions, and the initialisers of classes that no other class has as its base."""
+    """Functions, methods that one class alone has, and the initialisers of classes that no other has as its base."""
     found: dict[str, Function] = {}
-    bases = {ast.unparse(base) for s in statements if isinstance(s.node, ast.ClassDef) for base in s.node.bases}
+    classes = [statement.node for statement in statements if isinstance(statement.node, ast.ClassDef)]
+    methods = [part for node in classes for part in node.body if isinstance(part, FUNCTIONS) and is_method(part)]
+    bases = {ast.unparse(base) for node in classes for base in node.bases}
+    times = Counter(method.name for method in methods)
+    for method in methods:
+        if times[method.name] == 1 and not method.decorator_list:
+            found[f".{method.name}"] = method
     for statement in statements:
         node = statement.node
         if isinstance(node, FUNCTIONS) and all(ast.unparse(part) == "contextmanager" for part in node.decorator_list):
@@ -227,16 +256,21 @@ def _callable(statements: Sequence[Statement]) -> dict[str, Function]:
     return found
 
 
-def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
+def _take_out(node: Function, calls: Sequence[ast.Call], bound: bool) -> int:
+    """Parameters that are one literal, or that nothing reads and whose arguments do nothing."""
     count = 0
     arguments = node.args
-    bound = node.name == INIT
     for argument in [*arguments.kwonlyargs, *reversed(arguments.args[bound:])]:
         keyword = argument in arguments.kwonlyargs
         place = (arguments.kwonlyargs if keyword else arguments.args).index(argument)
         default = arguments.kw_defaults[place] if keyword else _default(arguments, place)
         given = [_given(call, argument.arg, None if keyword else place - bound) or default for call in calls]
-        if not _same(given) or argument.arg in bound_in(node.body) or _shadowed(node, argument.arg):
+        if _same(given):
+            if argument.arg in bound_in(node.body) or _shadowed(node, argument.arg):
+                continue
+            value: ast.expr = given[0]  # type: ignore[assignment]
+            node.body = [_Put({argument.arg: value}).visit(part) for part in node.body]
+        elif not all(value is not None and is_pure(value) for value in given) or _mentions(node.body, argument.arg):
             continue
         for call in calls:
             call.keywords = [k for k in call.keywords if k.arg != argument.arg]
@@ -249,10 +283,13 @@ def _take_out(node: Function, calls: Sequence[ast.Call]) -> int:
             if place >= first:
                 del arguments.defaults[place - first]
             del arguments.args[place]
-        value: ast.expr = given[0]  # type: ignore[assignment]
-        node.body = [_Put({argument.arg: value}).visit(part) for part in node.body]
         count += 1
     return count
+
+
+def _mentions(body: Sequence[ast.AST], name: str) -> bool:
+    nodes = [node for part in body for node in walk(part)]
+    return name in {getattr(node, "id", "") for node in nodes} | {getattr(node, "arg", "") for node in nodes}
 
 
 def _default(arguments: ast.arguments, place: int) -> ast.expr | None:
@@ -268,7 +305,7 @@ def _given(call: ast.Call, name: str, place: int | None) -> ast.expr | None:
 
 
 def _shadowed(node: Function, name: str) -> bool:
-    inner = [i for part in node.body for i in ast.walk(part) if isinstance(i, (*FUNCTIONS, ast.Lambda))]
+    inner = [i for part in node.body for i in walk(part) if isinstance(i, (*FUNCTIONS, ast.Lambda))]
     return any(argument.arg == name for i in inner for argument in parameters(i.args)) or any(
         name in bound_in(i.body) for i in inner if isinstance(i, FUNCTIONS)
     )

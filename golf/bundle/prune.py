@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from golf.bundle.link import Statement, is_flat
-from golf.bundle.names import FUNCTIONS, parameters
+from golf.bundle.names import FUNCTIONS, parameters, walk
 
 # Methods that others call by name: torch, and who audits a scorer (golf.scoring.protocol).
 CALLED = {"forward", "distribution", "trace"}
@@ -23,7 +23,7 @@ class Uses:
 
     def add(self, node: ast.AST) -> None:
         """Everything named in ``node``."""
-        for inner in ast.walk(node):
+        for inner in walk(node):
             if isinstance(inner, ast.Name):
                 self.names.add(inner.id)
             elif isinstance(inner, ast.Attribute):
@@ -167,4 +167,4 @@ def _at_once(node: ast.AST) -> set[str]:
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} - set(dir(builtins))
+    return {inner.id for inner in walk(node) if isinstance(inner, ast.Name)} - set(dir(builtins))

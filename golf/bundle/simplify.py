@@ -7,12 +7,24 @@ import operator
 from types import NoneType
 from typing import Any, cast
 
+from golf.bundle.link import is_flat
+from golf.bundle.names import walk
+
 SIMPLE = (bool, int, float, str, NoneType)
 COMPARE = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
 }  # fmt: skip
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+CALCULATED: dict[str, Any] = {
+    "len": len,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "min": min,
+    "max": max,
+    "round": round,
+}
 LARGEST = 1 << 24  # result that is written out
 
 
@@ -46,6 +58,16 @@ def compared(left: Any, kind: ast.cmpop, right: Any) -> bool | None:
     return bool(COMPARE[type(kind)](left, right))
 
 
+def tested(node: ast.expr) -> ast.expr:
+    """What decides as ``node`` does where only its truth counts: ``x and True`` is ``x``."""
+    if isinstance(node, ast.BoolOp) and is_constant(node.values[-1]):
+        idle = isinstance(node.op, ast.And)
+        if bool(value_of(node.values[-1])) == idle:
+            node.values.pop()
+            return node.values[0] if len(node.values) == 1 else node
+    return node
+
+
 class Simplify(ast.NodeTransformer):
     """Applied to statements; a list of statements takes the place of an ``if`` that is decided."""
 
@@ -74,6 +96,27 @@ class Simplify(ast.NodeTransformer):
             return ast.Constant(not value_of(node.operand))
         return node
 
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """A function of Python's, of literals; a literal is of no class of ours."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "isinstance" and is_constant(node.args[0]):
+            classes = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
+            if all(isinstance(name, ast.Name) and is_flat(name.id) for name in classes):
+                return ast.Constant(False)
+        known = isinstance(node.func, ast.Name) and node.func.id in CALCULATED and not node.keywords
+        if known and node.args and all(map(is_constant, node.args)):
+            found = CALCULATED[node.func.id](*map(value_of, node.args))  # type: ignore[attr-defined]
+            return constant(found) if type(found) in (int, bool, float) and found >= 0 else node
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """A member of a literal tuple."""
+        self.generic_visit(node)
+        number = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if isinstance(node.value, ast.Tuple) and is_constant(node.value) and type(number) is int:
+            return node.value.elts[number] if number < len(node.value.elts) else node
+        return node
+
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         """A comparison of two literals."""
         self.generic_visit(node)
@@ -83,8 +126,12 @@ class Simplify(ast.NodeTransformer):
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        """Arithmetic of whole numbers."""
+        """Arithmetic of whole numbers; a literal tuple and another."""
         self.generic_visit(node)
+        if isinstance(node.op, ast.Add) and all(
+            isinstance(n, ast.Tuple) and is_constant(n) for n in (node.left, node.right)
+        ):
+            return constant(value_of(node.left) + value_of(node.right))  # type: ignore[operator]
         left, right = (part.value if isinstance(part, ast.Constant) else None for part in (node.left, node.right))
         if type(left) is int and type(right) is int and type(node.op) in ARITHMETIC:
             found = ARITHMETIC[type(node.op)](left, right)
@@ -95,6 +142,7 @@ class Simplify(ast.NodeTransformer):
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         """A choice that is decided."""
         self.generic_visit(node)
+        node.test = tested(node.test)
         if is_constant(node.test):
             return node.body if value_of(node.test) else node.orelse
         return node
@@ -102,6 +150,7 @@ class Simplify(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         """The branch that is taken."""
         self.generic_visit(node)
+        node.test = tested(node.test)
         if is_constant(node.test):
             return node.body if value_of(node.test) else node.orelse
         if all(isinstance(part, ast.Pass) for part in node.body) and not node.orelse and is_pure(node.test):
@@ -161,4 +210,4 @@ def is_pure(node: ast.AST) -> bool:
     """Whether evaluating it can do nothing but give a value: names, attributes of them, literals, comparisons."""
     pure = (ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple, ast.expr_context,
             ast.operator, ast.cmpop, ast.boolop, ast.unaryop)  # fmt: skip
-    return all(isinstance(inner, pure) for inner in ast.walk(node))
+    return all(isinstance(inner, pure) for inner in walk(node))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
+import string
 from collections.abc import Sequence
 
 from golf.bundle.link import Statement
-from golf.bundle.names import Function, parameters
+from golf.bundle.names import Function, parameters, walk
 
 TYPED = "Section"  # classes of this base read their annotations
-HOME = ("dvc ", "git checkout", "run from ")  # in hints that only help within the repository
 CONSTEXPR = "tl.constexpr"  # read by Triton, as a text
 
 
@@ -54,12 +55,22 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(ast.Assign([node.target], node.value, lineno=node.lineno))  # type: ignore[return-value]
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        """``cast(T, x)`` is ``x``; a hint at the repository is none to who has the program alone."""
+        """``cast(T, x)`` is ``x``; ``strict`` of ``zip`` is an assertion; the names in a schema are nobody's."""
         self.generic_visit(node)
-        node.keywords = [word for word in node.keywords if word.arg != "hint" or not _holds(word.value, HOME)]
-        if isinstance(node.func, ast.Name) and node.func.id == "cast":
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "cast":
             return node.args[1]
+        if name == "zip":
+            node.keywords = [word for word in node.keywords if word.arg != "strict"]
+        for word in node.keywords:
+            if word.arg == "schema" and isinstance(word.value, ast.Constant):
+                word.value = ast.Constant(_short_names(str(word.value.value)))
         return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.stmt:
+        """Errors are told in one line, whatever their cause."""
+        node.cause = None
+        return self.generic_visit(node)  # type: ignore[return-value]
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         """A field needs an annotation; which, only sections of the parameters read."""
@@ -77,7 +88,15 @@ class _Strip(ast.NodeTransformer):
         return node
 
 
-def _holds(node: ast.expr, words: Sequence[str]) -> bool:
-    """Whether a text, or a part of it, holds one of ``words``."""
-    texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    return any(word in text for word in words for text in texts)
+def _short_names(schema: str) -> str:
+    """The schema of an operator that is called with arguments in their places."""
+    letters = iter(string.ascii_lowercase)
+    return re.sub(r"(?<=[]?\w]) \w+(?=[,)])", lambda found: f" {next(letters)}", schema)
+
+
+def drop_hints(statements: Sequence[Statement]) -> None:
+    """Leave out what errors advise: a message says what is wrong, and most of the advice needs the repository."""
+    for statement in statements:
+        for node in walk(statement.node):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) != "super().__init__":
+                node.keywords = [word for word in node.keywords if word.arg != "hint"]

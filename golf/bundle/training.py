@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from golf.codec.artifact import table
 from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import load_index
@@ -91,8 +90,7 @@ def train(parsed: argparse.Namespace) -> None:
         return
     save_model(parsed.out / "select", "model", choice.state, spec.config, spec.vocab_size, spec.bos_id)
     quantizer = Quantizer(choice.state, tensor_groups(model), found.hessians, quant, spec, say, found.gains)
-    blob, reports = encode_model(fitted(parsed, quantizer, compress) if quant.fit else quantizer(), compress)
-    write_bytes(parsed.out / "streams.csv", table(reports).encode())
+    blob, _ = encode_model(fitted(parsed, quantizer, compress) if quant.fit else quantizer(), compress)
     write_bytes(parsed.out / "model.golf", blob)
     say(f"{parsed.out / 'model.golf'}: {len(blob):,} bytes, from {choice.name} after {result.steps} steps")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from golf.codec.container import StreamReport
+from golf.codec.report import StreamReport
 
 COLUMNS = ("stream", "codec", "layout", "kept", "bytes", "entropy", "conditional", "ratio", "seconds")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from golf.codec.container import StreamReport, decode, encode
+from golf.codec.container import decode, encode
+from golf.codec.report import StreamReport
 from golf.params.compress import Compress
 from golf.runtime.errors import FairwayError
 

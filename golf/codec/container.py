@@ -19,8 +19,8 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from math import ceil, prod
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,12 @@ from golf.codec.codecs import encode as encode_stream
 from golf.codec.joint import Joint, choose, join, measure_groups
 from golf.codec.lanes import CARRIED, RANS, fits, lanes_of
 from golf.codec.lanes import read as read_lanes
-from golf.codec.rans_encoder import Matrix
+from golf.codec.report import StreamReport, Tried, note_shared, reports_of
 from golf.codec.streams import (
     DTYPES,
     LAYOUTS,
     MAX_DIMENSIONS,
     ArraySpec,
-    entropy_bytes,
     lay,
     layouts_of,
     plan,
@@ -55,32 +54,6 @@ FIXED = struct.Struct("<4sBBII")
 CRC = struct.Struct("<I")
 MAX_HEADER = 1 << 22  # bytes, decoded
 MAX_DECODED = 1 << 30  # bytes of all arrays together
-SHARED = "lanes and tables"
-
-
-@dataclass(frozen=True)
-class StreamReport:
-    """How a stream was coded, and what the alternatives would have cost.
-
-    Matrices that share the rANS stream have a line for each stream that they would have been, and the line
-    :data:`SHARED` holds what the sharing takes: lanes and tables, less what the lanes carry.
-    """
-
-    name: str
-    arrays: int  # arrays in the stream
-    raw_bytes: int
-    coded_bytes: int
-    codec: str
-    layout: str
-    entropy_bytes: float  # order-0, summed over the arrays
-    conditional_bytes: float  # the same given the context of rans; order-0 where it codes nothing
-    tried: dict[str, int]  # "codec/layout" -> bytes
-    seconds: dict[str, float]  # the same -> CPU seconds of the encoder
-
-    @property
-    def ratio(self) -> float:
-        """Coded bytes over order-0 entropy; 0 where there is none."""
-        return self.coded_bytes / self.entropy_bytes if self.entropy_bytes else 0.0
 
 
 @dataclass(frozen=True)
@@ -90,23 +63,6 @@ class _Stream:
     coded_bytes: int
     crc: int
     specs: tuple[ArraySpec, ...]
-
-
-@dataclass
-class _Tried:
-    """What was tried for a group of arrays; of the coded bytes only the fewest are kept."""
-
-    codec: str = ""
-    layout: str = ""
-    coded: bytes = b""
-    sizes: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, codec: str, layout: str, coded: bytes, seconds: float) -> None:
-        if not self.codec or len(coded) < len(self.coded):
-            self.codec, self.layout, self.coded = codec, layout, coded
-        key = f"{codec}/{layout}"
-        self.sizes[key], self.seconds[key] = len(coded), seconds
 
 
 def encode(
@@ -143,19 +99,17 @@ def encode(
         ]
         measured, seconds = measure_groups(groups, arrays, trellis) if RANS in codecs else ({}, {})
         joint = join(measured)
-        tried = [_Tried() for _ in groups]
+        tried = [Tried() for _ in groups]
         while jobs:
             i, codec, layout, job = jobs.pop(0)
             tried[i].add(codec, layout, *job.result())
             if on_stream is not None and (not jobs or jobs[0][0] != i):
                 on_stream(sum(spec.bytes for spec in groups[i]))
     chosen = choose([len(best.coded) for best in tried], groups, joint.sizes)
-    for i, size in joint.sizes.items():
-        tried[i].sizes["rans/row"], tried[i].seconds["rans/row"] = ceil(size), seconds[i]
+    note_shared(tried, joint.sizes, seconds)
     if len(chosen) < len(measured):
         joint = join({i: measured[i] for i in chosen})
-        for i, size in joint.sizes.items():
-            tried[i].sizes["rans/row"] = ceil(size)
+        note_shared(tried, joint.sizes, seconds)
     return _assemble(metadata, arrays, groups, tried, joint, trellis)
 
 
@@ -163,7 +117,7 @@ def _assemble(
     metadata: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     groups: Sequence[Sequence[ArraySpec]],
-    tried: Sequence[_Tried],
+    tried: Sequence[Tried],
     joint: Joint,
     trellis: int,
 ) -> tuple[bytes, list[StreamReport]]:
@@ -171,18 +125,14 @@ def _assemble(
     alone = [i for i in range(len(groups)) if i not in joint.groups]
     streams = [_stream(tried[i].codec, tried[i].layout, tried[i].coded, groups[i], arrays) for i in alone]
     body = b"".join(tried[i].coded for i in alone)
-    reports = [
-        _report(group, arrays, best, joint.groups.get(i))
-        for i, (group, best) in enumerate(zip(groups, tried, strict=True))
-    ]
+    overhead, seconds = 0, 0.0
     if joint.groups:
         start = time.thread_time()
         coded, carried = joint.encode(trellis, body)
         streams.insert(0, _stream(RANS, "row", coded, [spec for i in joint.groups for spec in groups[i]], arrays))
         body = coded + body[carried:]
-        overhead = len(coded) - carried - sum(reports[i].coded_bytes for i in joint.groups)
-        sizes, spent = {"rans/row": overhead}, {"rans/row": time.thread_time() - start}
-        reports.append(StreamReport(SHARED, 0, 0, overhead, RANS, "row", 0.0, 0.0, sizes, spent))
+        overhead, seconds = len(coded) - carried, time.thread_time() - start
+    reports = reports_of(groups, arrays, tried, joint.groups, overhead, seconds)
     return _write_header(metadata, streams) + body, reports
 
 
@@ -255,19 +205,6 @@ def _stream(
 ) -> _Stream:
     crc = _checksum(coded, (arrays[spec.name] for spec in specs))
     return _Stream(codec, layout, len(coded), crc, tuple(specs))
-
-
-def _report(
-    group: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], tried: _Tried, shared: Sequence[Matrix] | None
-) -> StreamReport:
-    raw, entropy = sum(spec.bytes for spec in group), sum(entropy_bytes(arrays[spec.name]) for spec in group)
-    coded, codec, layout, conditional = len(tried.coded), tried.codec, tried.layout, entropy
-    if shared is not None:
-        coded, codec, layout = tried.sizes["rans/row"], RANS, "row"
-        conditional = sum(matrix.conditional_bytes for matrix in shared)
-    return StreamReport(
-        stream_name(group), len(group), raw, coded, codec, layout, entropy, conditional, tried.sizes, tried.seconds
-    )
 
 
 def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> bytes:

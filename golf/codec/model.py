@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from golf.codec.artifact import encode_arrays
-from golf.codec.container import StreamReport, decode
+from golf.codec.container import decode
+from golf.codec.report import StreamReport
 from golf.params.compress import Compress
 from golf.quant.quantized import QuantizedModel, from_arrays, to_arrays
 

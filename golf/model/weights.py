@@ -15,7 +15,7 @@ from golf.model.transformer import Transformer
 from golf.params.base import from_dict, to_dict
 from golf.params.model import Model
 from golf.runtime.errors import DataError, FairwayError, MissingInput
-from golf.runtime.files import read_json, whole_file, write_json
+from golf.runtime.files import read_json, write_bytes, write_json
 
 FORMAT = 1
 Group = Literal["matrix", "embed", "control"]
@@ -71,12 +71,11 @@ def save_model(
     folder: Path | str, name: str, state: Mapping[str, Tensor], config: Model, vocab_size: int, bos_id: int
 ) -> None:
     """Write ``folder/name.safetensors`` and ``folder/model.json``, each whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
-    with whole_file(folder / f"{name}.safetensors") as temporary:
-        save_file(tensors, temporary)
+    write_bytes(folder / f"{name}.safetensors", save(tensors))
     write_json(folder / "model.json", spec_to_dict(ModelSpec(config, vocab_size, bos_id)))
 
 

@@ -75,11 +75,11 @@ def run_main(name: str, main: Callable[[], None]) -> None:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)
     except OSError as error:
-        text = _disk_error(error)
-        if text is None:
+        told = _disk_error(error)
+        if told is None:
             raise
-        print(f"{name}: {text}", file=sys.stderr, flush=True)
-        sys.exit(Exit.IO)
+        print(f"{name}: {told}", file=sys.stderr, flush=True)
+        sys.exit(told.code)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr, flush=True)
         sys.exit(_INTERRUPTED)
@@ -91,26 +91,35 @@ def run_main(name: str, main: Callable[[], None]) -> None:
         if kind in _MACHINE:
             print(f"{name}: the machine failed: {text}", file=sys.stderr, flush=True)
             sys.exit(Exit.RETRY)
-        hint = "a smaller train.micro_batch_tokens or eval.batch_windows"
-        print(f"{name}: memory ran out: {text or 'of the process'}. Try: {hint}", file=sys.stderr, flush=True)
-        sys.exit(Exit.FAILURE)
+        short = FairwayError(
+            f"memory ran out: {text or 'of the process'}",
+            hint="a smaller train.micro_batch_tokens or eval.batch_windows",
+        )
+        print(f"{name}: {short}", file=sys.stderr, flush=True)
+        sys.exit(short.code)
 
 
-def _disk_error(error: OSError) -> str | None:
+def _disk_error(error: OSError) -> FairwayError | None:
     where = error.filename2 or error.filename or "the working directory"  # the second is what was written to
     near = _nearest(Path("." if where == "the working directory" else where))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        inside = near.resolve().is_relative_to(Path.cwd())
-        hint = "dvc gc --workspace --all-experiments" if inside else f"df -h {near}"
-        return f"{where}: no space left on the device; nothing half-written was kept. Try: {hint}"
+        return FairwayError(
+            f"{where}: no space left on the device; nothing half-written was kept",
+            hint="dvc gc --workspace --all-experiments"
+            if near.resolve().is_relative_to(Path.cwd())
+            else f"df -h {near}",
+            code=Exit.IO,
+        )
     if error.errno in (errno.EIO, errno.EFBIG):
-        return f"{where}: {error.strerror}; the disk must take the whole file. Try: df -h {near}"
+        needed = "the disk must take the whole file"
+        return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"df -h {near}", code=Exit.IO)
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         needed = "this user must be allowed to use the file" if near.is_file() else "the directory must be writable"
-        return f"{where}: {error.strerror}; {needed}. Try: ls -ld {near}"
-    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return f"{where}: {error.strerror}; needed a folder where a file stands, or a file. Try: ls -ld {near}"
-    return None
+    elif error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        needed = "needed a folder where a file stands, or a file"
+    else:
+        return None
+    return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"ls -ld {near}", code=Exit.IO)
 
 
 def _nearest(path: Path) -> Path:

@@ -17,7 +17,7 @@ import brotli
 import pytest
 import yaml
 
-from golf.bundle.build import PLAIN, PROGRAM, Built, archive, build, closure, imports, minify, shares
+from golf.bundle.build import PLAIN, PROGRAM, Built, archive, build, closure, imports, merged, minify, shares
 from golf.bundle.optimize import FIXED
 from golf.runtime.errors import FairwayError, MissingInput
 from golf.runtime.syntax import absolute
@@ -174,8 +174,8 @@ def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
 
 
 def test_their_sizes() -> None:
-    assert len(shipped()) < 57_000
-    assert len(record()) < 49_500  # the kernels of training and their graphs are 6,000 of them
+    assert len(shipped()) < 51_700
+    assert len(record()) < 44_450  # the kernels of training and their graphs are 6,000 of them
     assert len(shipped()) - len(record()) > LEAST_LEFT_OUT
 
 
@@ -323,3 +323,27 @@ def test_archives_are_reproducible_and_unpack(codec: str) -> None:
     made = archive(launcher, "x=1", codec)
     assert made == archive(launcher, "x=1", codec)
     assert text_of(made) == "x=1"
+
+
+def test_imports_are_merged_and_not_made_again() -> None:
+    there = {"import sys"}
+    text = "import os, sys\nx=1\nfrom a import b\nimport os, re as r\nfrom a import c\n"
+    text += "def f():\n import os, json\n import sys\n"
+    assert ast.unparse(ast.Module(merged(ast.parse(text).body, there), [])) == (
+        "import os, re as r\nfrom a import b, c\nx = 1\n\ndef f():\n    import json\n    pass"
+    )
+    assert there == {"import sys", "import os", "import re as r", "from a import b", "from a import c"}
+
+
+def test_no_operator_is_called_with_keywords() -> None:
+    """Their schemas have other names for the arguments than the source."""
+    tree = ast.parse(text_of(record()).partition("\f")[2])
+    operators = {
+        n.name for n in tree.body if isinstance(n, ast.FunctionDef) and "custom_op" in ast.unparse(n.decorator_list[:1])
+    }
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") in operators
+    ]
+    assert len(operators) > 10
+    assert len(calls) >= len(operators)
+    assert not [ast.unparse(call) for call in calls if call.keywords]

@@ -9,9 +9,10 @@ from golf.bundle.build import MAIN, MORE, compose
 from golf.bundle.fold import Classes, Fold
 from golf.bundle.link import Linker
 from golf.bundle.optimize import optimize
+from golf.bundle.positional import use_places
 from golf.bundle.rename import rename
 from golf.bundle.simplify import Simplify
-from golf.bundle.strip import strip
+from golf.bundle.strip import drop_hints, strip
 from golf.runtime.errors import FairwayError
 
 ENTRY = "golf.bundle.entry"
@@ -197,3 +198,68 @@ def test_an_attribute_found_to_be_two_things_is_not_known() -> None:
 def test_what_cannot_be_linked_is_named(source: str, text: str) -> None:
     with pytest.raises(FairwayError, match=text):
         compose(Linker({"golf.a": "", "golf.a.one": "x = 1\n", ENTRY: source}, ENTRY), None)
+
+
+PLACES = """
+from dataclasses import dataclass
+@dataclass
+class Pair:
+    left: int
+    right: int = 5
+class Base:
+    def __init__(self, *, width, height=2):
+        self.width, self.height = width, height
+class Wide(Base):
+    def __init__(self, width):
+        super().__init__(width=width, height=7)
+log = []
+def note(value):
+    log.append(value)
+    return value
+def area(first, *, width, height=3):
+    return first, width, height
+def call(function, **options):
+    return function(1, **options)
+def main():
+    wide = Wide(width=3)
+    return (
+        area(1, height=4, width=2), area(first=note(1), width=note(2)), area(height=note(5), first=0, width=note(6)),
+        call(area, width=9), area(**{"first": 8, "width": 1}),
+        Pair(right=1, left=2), Pair(left=3), wide.height, Base(height=1, width=4).width, log,
+    )
+"""
+
+
+def test_keywords_become_places_and_nothing_else_changes() -> None:
+    space: dict[str, Any] = {}
+    exec(PLACES, space)
+    program = text({ENTRY: PLACES})
+    assert repr(outcome(program)).replace("'", "") == repr(space["main"]()).replace("Pair", found_name(program))
+    statements = Linker({"golf": "", "golf.bundle": "", ENTRY: PLACES}, ENTRY).link()
+    use_places(statements)
+    placed = "\n".join(ast.unparse(statement.node) for statement in statements)
+    for call in ("(1, 2, 4)", "(note__2(1), note__2(2))", "Pair__2(2, 1)", "Base__2(4, 1)", "Wide__2(3)"):
+        assert call in placed
+    assert "height=note__2(5), first=0, width=note__2(6)" in placed  # else they would act in another order
+
+
+def found_name(program: str) -> str:
+    tree = ast.parse(program)
+    return next(
+        n.name for n in tree.body if isinstance(n, ast.ClassDef) and "dataclass" in map(ast.unparse, n.decorator_list)
+    )
+
+
+def test_what_errors_advise_is_left_out_but_what_callers_pass_on() -> None:
+    source = """
+class Error(Exception):
+    def __init__(self, message, *, hint=""):
+        super().__init__(message, hint=hint)
+def f():
+    raise Error("wrong", hint="dvc repro")
+"""
+    statements = Linker({"golf": "", "golf.bundle": "", ENTRY: source}, ENTRY).link()
+    drop_hints(statements)
+    left = "\n".join(ast.unparse(statement.node) for statement in statements)
+    assert "('wrong')" in left
+    assert "hint=hint" in left

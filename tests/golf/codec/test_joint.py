@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from golf.codec.checksum import crc32c
-from golf.codec.container import SHARED, decode, encode
+from golf.codec.container import decode, encode
+from golf.codec.report import SHARED
 from golf.runtime.errors import DataError
 
 Arrays = dict[str, np.ndarray]

@@ -1,0 +1,169 @@
+"""What stands in place of names, and which names can be short: what runs gives what it gave."""
+
+import ast
+from typing import Any
+
+import pytest
+
+from golf.bundle.build import MAIN
+from golf.bundle.link import Linker
+from golf.bundle.simplify import Simplify
+from golf.bundle.strip import strip
+from tests.golf.bundle.test_link import ENTRY, outcome, text
+
+LITERALS = """
+ONCE = "a text that is read once"
+TWICE = "a text that is read twice"
+SHORT = 64
+LEFT, RIGHT = 123456, [1]
+if SHORT > 1:
+    CHANGED = 6
+CHANGED = 5
+def main():
+    return ONCE, TWICE + TWICE, SHORT + SHORT, LEFT, RIGHT, CHANGED
+"""
+
+
+def result(source: str) -> Any:
+    space: dict[str, Any] = {}
+    exec(source, space)
+    return space[MAIN]()
+
+
+def test_literals_stand_where_they_are_read() -> None:
+    program = text({ENTRY: LITERALS})
+    assert outcome(program) == result(LITERALS)
+    assert program.count("read twice") == 1
+    assert {ast.unparse(n.targets[0]).count(",") for n in ast.parse(program).body if isinstance(n, ast.Assign)} == {0}
+    assert sum(isinstance(n, ast.Assign) for n in ast.parse(program).body) == 4  # TWICE, RIGHT, CHANGED and CHANGED
+
+
+TRIVIAL = """
+log = []
+def note(value):
+    log.append(value)
+    return value
+def nothing(value):
+    pass
+def seven(value):
+    return 7
+def shape(value, unread, *, unread_too=3):
+    return value
+class Section:
+    def require(self, holds, example):
+        return holds
+    def check(self):
+        return self.require(True, 512), self.require(1 < 2, 64)
+class Other:
+    def __init__(self, size, unread):
+        self.size = size
+def main():
+    nothing(log)
+    nothing(note(1))
+    return (
+        seven(log), seven(note(2)), shape(3, log), shape(4, 5, unread_too=log), shape(5, note(6)),
+        Section().check(), Other(8, log).size, isinstance(Other(8, 9), Other), log,
+    )
+"""
+
+
+def test_what_does_nothing_is_gone_and_what_acts_stays() -> None:
+    program = text({ENTRY: TRIVIAL}, Other={"known": 1})
+    assert outcome(program) == result(TRIVIAL)
+    assert "512" not in program
+    assert "return 7" in program  # for the call whose argument acts
+    assert program.count("(7,") == 1
+
+
+NAMES = """
+class Base:
+    def __init__(self, width, height=2):
+        self.width, self.height, self.reader = width, height, area
+    @property
+    def measure(self):
+        return volume
+    def scaled(self, factor, offset=0):
+        return self.width * factor + offset
+    @classmethod
+    def square(cls, side):
+        return cls(width=side, height=side)
+class Wide(Base):
+    def __init__(self, wide):
+        super().__init__(width=wide, height=7)
+def area(depth, along=3):
+    return depth, along
+def volume(deep, around=4):
+    return deep, around
+def table(low, high=5):
+    return low, high
+def spread(near, far=1):
+    return near, far
+class Spread:
+    def __init__(self, here, there=2):
+        self.found = here, there
+    def of(self, this, that=3):
+        return this, that
+def plain(first_of_all, second_of_all):
+    return first_of_all - second_of_all
+ALIAS = table
+def call(function, **options):
+    return function(**options)
+def main():
+    wide = Wide(wide=3)
+    kept = {"depth": 8}
+    filled = dict(this=5)
+    filled["that"] = 6
+    return (
+        wide.reader(depth=1, along=2), wide.measure(deep=3, around=1), wide.scaled(factor=2, offset=1),
+        Base.square(side=4).height, ALIAS(low=6, high=7), call(area, **kept), plain(second_of_all=1, first_of_all=9),
+        spread(**{"near": 1, "far": 2}), Spread(**dict(here=3, there=4)).found, Spread(1).of(**filled),
+        sorted([3, 1, 2], key=lambda along: -along),
+    )
+"""
+
+
+def test_names_that_a_call_may_give_stay() -> None:
+    program = text({ENTRY: NAMES})
+    assert outcome(program) == result(NAMES)
+    assert "first_of_all" not in program
+    assert "side" in program  # of a method whose receiver nobody knows
+
+
+@pytest.mark.parametrize(
+    ("source", "simple"),
+    [
+        ("(0.9, 0.95)[1]", "0.95"),
+        ("(1, 2)[3]", "(1, 2)[3]"),
+        ("len(()) + 0", "0"),
+        ("max(1, 2) * 3", "6"),
+        ("int(True)", "1"),
+        ("max(x, 2)", "max(x, 2)"),
+        ("isinstance(None, Gate__12)", "False"),
+        ("isinstance(None, Gate)", "isinstance(None, Gate)"),
+        ("max((), default=3)", "max((), default=3)"),
+        ("(1,) + (2, 'a')", "(1, 2, 'a')"),
+        ("1 if x and True else 2", "1 if x else 2"),
+        ("x and True", "x and True"),
+        ("1 if x or True else 2", "1 if x or True else 2"),
+        ("1 if x or False else 2", "1 if x else 2"),
+    ],
+)
+def test_functions_and_members_of_literals(source: str, simple: str) -> None:
+    assert ast.unparse(Simplify().visit(ast.parse(source, mode="eval"))) == simple
+
+
+def test_assertions_of_every_kind_are_stripped() -> None:
+    source = """
+@custom_op("golf::x", mutates_args=(), schema="(Tensor y, Tensor[] terms, Tensor? gate, int n) -> (Tensor, Tensor[])")
+def f(a):
+    try:
+        return list(zip(a, a, strict=True))
+    except ValueError as error:
+        raise KeyError(str(error)) from error
+"""
+    statements = Linker({"golf": "", "golf.bundle": "", ENTRY: source}, ENTRY).link()
+    strip(statements)
+    left = ast.unparse(statements[0].node)
+    assert "(Tensor a, Tensor[] b, Tensor? c, int d) -> (Tensor, Tensor[])" in left
+    assert "zip(a, a)" in left
+    assert left.endswith("raise KeyError(str(error))")
