@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,6 +112,9 @@ def audit_evaluation(
 
     The sample is scored by the same scorers as :func:`golf.scoring.evaluator.evaluate` uses, without a deadline, and
     with chunks so short that four fit into it (windows too, if need be): what happens at a chunk's edge is the same.
+    Every other scorer reads documents one by one instead of side by side. A changed stream changes which documents
+    stand side by side, and so the rounding, which learning enlarges: the control run then shows how much of that to
+    allow for, and a score that depended on the other rows would show in it too.
 
     Args:
         model: the artifact's model.
@@ -130,8 +135,10 @@ def audit_evaluation(
     sample = tokens[start:stop].to("cpu", torch.int64)
     counts = byte_table.count(tokens[:stop].cpu())[start:] if start else byte_table.count(sample)
     short = shrink(config, sample.numel())
+    shapes = itertools.cycle((short, dataclasses.replace(short, lora_documents=1)))
+    fresh = partial(make_scorer, model, traced=True) if scorer is None else scorer
     report = audit(
-        lambda: make_scorer(model, short, traced=True) if scorer is None else scorer(short),
+        lambda: fresh(next(shapes)),
         sample,
         vocab_size=int(getattr(model, "vocab_size")),  # noqa: B009 - any module with a forward pass
         bos_id=bos_id,

@@ -12,6 +12,7 @@ from golf.scoring import audit
 from golf.scoring.audit import CHECKS, audit_evaluation, counts_digest, sample_start, shrink
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.evaluator import TestTimeTrainer
+from golf.scoring.lora import RowAdapters
 from golf.scoring.probes import choose, reorder, replace_before, replace_from, replace_one
 from tests.cheats.honest import ChunkTTT
 from tests.cheats.toy import VOCAB as TOY_VOCAB
@@ -45,6 +46,21 @@ def test_the_evaluation_that_ships_passes(kind: dict[str, Any]) -> None:
     assert result["sample"]["tokens"] == 260
     assert result["sample"]["chunk_tokens"] == 64
     assert result["sample"]["bytes_digest"] == counts_digest(torch.arange(1, 260) % 5)
+
+
+def test_adapters_that_learn_from_other_rows_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = RowAdapters.learn
+
+    def leak(self: RowAdapters, nll: Tensor) -> None:
+        learn(self, nll)
+        for value in self.values:
+            value.data.copy_(value.data.mean(0, keepdim=True).expand_as(value))
+
+    monkeypatch.setattr(RowAdapters, "learn", leak)
+    config = dataclasses.replace(CONFIG, ttt="lora", lora_chunk_tokens=15, lora_lr=0.02)
+    settings = Audit(tokens=260, positions=1)
+    result = audit_evaluation(tiny(), stream(), SidecarBytes(torch.ones(400)), config, settings, bos_id=BOS)
+    assert not result["checks"]["score-first"]["passed"]
 
 
 def test_a_second_count_that_differs_fails_bytes() -> None:
