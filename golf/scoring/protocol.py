@@ -43,6 +43,30 @@ class Scorer(Protocol):
         ...
 
 
+class HintedScorer(Protocol):
+    """A :class:`Scorer` that says what it thinks of other tokens too, and what its last score took."""
+
+    adapted: int
+    waited: float
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`Scorer.score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
+        ...
+
+    def distribution(self, tokens: Tensor, position: int) -> Tensor:
+        """See :meth:`Scorer.distribution`."""
+        ...
+
+    @property
+    def trace(self) -> Sequence[Event]:
+        """See :meth:`Scorer.trace`."""
+        ...
+
+    def parts(self, tokens: Tensor) -> int:
+        """How many parts of the stream there are to learn from."""
+        ...
+
+
 class ByteCounter(Protocol):
     """Bytes of text that targets stand for: :class:`golf.data.bytecount.ByteTable`, or a sidecar's counts."""
 
