@@ -133,7 +133,7 @@ class SlidingScorer:
         rank, count = ranks()
         with torch.no_grad():
             for number, (first, stop) in enumerate(chunk.batches(self.windows.rows)):
-                if number % count == rank and self.config.tilt and self._beside is not None:
+                if self.config.tilt and self._beside is not None and number % count == rank:
                     into = (scores, self._beside.scores)
                     self.windows.score_beside(forward, padded, self._beside.hints, first, stop, into)
                 elif number % count == rank:
