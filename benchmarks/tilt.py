@@ -40,16 +40,13 @@ WINDOW = 1024
 CONTEXT, CONFIDENCE, BETA = 15, 0.8, 2.625  # of the records
 
 
-class Timed(SlidingScorer):
-    """Knows how long its own part took."""
-
-    seconds = 0.0
+class Remembered(SlidingScorer):
+    """Scores once, and then says it again at once."""
 
     def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
-        started = time.process_time()
-        found = super().score_beside(tokens, hints)
-        self.seconds = time.process_time() - started
-        return found
+        if not hasattr(self, "found"):
+            self.found = super().score_beside(tokens, hints)
+        return self.found
 
 
 def main() -> None:
@@ -68,12 +65,15 @@ def main() -> None:
     config = Eval(
         seq_len=WINDOW, stride=WINDOW, batch_windows=parsed.rows, ttt="none", ttt_chunk_tokens=WINDOW, tilt=True
     )
-    base = Timed(build(spec, state), config)
+    base = Remembered(build(spec, state), config)
     scorer = TiltedScorer(base)
-    started = time.process_time()
+    times = [time.process_time()]
+    for step in (scorer.score, scorer.score, lambda stream: hints.find(stream.numpy())):
+        step(tokens)
+        times.append(time.process_time())
+    forward, tilt, hint = np.diff(times) * 1e6 / tokens.numel()
+    cost |= {"tilt_seconds": tilt - hint, "forward_seconds": forward - tilt}
     tilted = scorer.score(tokens)
-    cost["forward_seconds"] = base.seconds * 1e6 / tokens.numel()
-    cost["tilt_seconds"] = (time.process_time() - started - base.seconds) * 1e6 / tokens.numel() - cost["hint_seconds"]
     ids = records_hints(tokens.tolist())
     plain, log_q = SlidingScorer(base.model, config).score_beside(tokens, torch.from_numpy(ids.clip(0)))
     right = torch.from_numpy(ids[1:] == tokens[1:].numpy())

@@ -80,7 +80,7 @@ def main() -> None:
             "sliding_bpb": result["sliding_bpb"],
             "roundtrip_bpb": result["roundtrip_bpb"],
             "ttt_gain_bpb": result["plain_bpb"] - untilted,
-            "tilt_gain_bpb": untilted - result["final_bpb"],
+            **({"tilt_gain_bpb": untilted - result["final_bpb"]} if config.tilt else {}),
             "nats_per_token": result["nats_per_token"],
             **{key: result[key] for key in KEPT},
             **raw_score(result),

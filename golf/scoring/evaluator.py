@@ -35,7 +35,7 @@ from golf.scoring.learner import (
     ranks,
     refuse_infinite,
 )
-from golf.scoring.protocol import ByteCounter, Event
+from golf.scoring.protocol import ByteCounter, Evaluator, Event
 from golf.scoring.state import digest
 from golf.scoring.tilted import TiltedScorer
 from golf.scoring.windows import Forward, Windows
@@ -246,7 +246,7 @@ def make_scorer(
     compiled: bool = False,
     traced: bool = False,
     on_scored: OnScored | None = None,
-) -> SlidingScorer | DocumentScorer | TiltedScorer:
+) -> Evaluator:
     """The scorer that ``config`` names; ``traced`` only matters where a trace would cost time."""
     scorer: SlidingScorer | DocumentScorer
     if config.ttt == "lora":
@@ -299,7 +299,7 @@ def evaluate(
     nll: dict[str, Tensor] = {}
     with Progress("evaluate", total=float(passes(config) * (tokens.numel() - 1))) as bar:
 
-        def scored(name: str, scorer: SlidingScorer | DocumentScorer | TiltedScorer) -> None:
+        def scored(name: str, scorer: Evaluator) -> None:
             start = time.perf_counter()
             nll[name] = -scorer.score(tokens)
             totals[name] = total(nll[name], counts)

@@ -17,8 +17,8 @@ import numpy as np
 ORDERS = (2, 3, 4, 6, 8, 12, 16, 24)  # tokens of context; each a power of two, or the sum of two
 KINDS = 2 * len(ORDERS)  # of hints, by order, and whether the hint before was right
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Knuth's multiplicative hashing
-_MIX = np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64's finaliser (Steele, Lea, Flood 2014)
+_MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: Knuth's multiplicative hashing
+_MIX = 0xBF58476D1CE4E5B9  # of splitmix64's finaliser (Steele, Lea, Flood 2014)
 
 
 class Hints(NamedTuple):
@@ -73,10 +73,10 @@ def _context(powers: dict[int, np.ndarray], length: int, positions: np.ndarray) 
 
 def _joined(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
     """The hash of two contexts, one behind the other, from theirs."""
-    return _mixed(earlier * _MULTIPLIER + later)
+    return _mixed(earlier * np.uint64(_MULTIPLIER) + later)
 
 
 def _mixed(keys: np.ndarray) -> np.ndarray:
     """A bijection of 64-bit numbers under which each bit depends on nearly all others."""
-    keys = (keys ^ (keys >> np.uint64(30))) * _MIX
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(_MIX)
     return keys ^ (keys >> np.uint64(27))

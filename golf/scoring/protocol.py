@@ -43,27 +43,29 @@ class Scorer(Protocol):
         ...
 
 
-class HintedScorer(Protocol):
-    """A :class:`Scorer` that says what it thinks of other tokens too, and what its last score took."""
+class Evaluator(Scorer, Protocol):
+    """A :class:`Scorer` that tells what its last score took."""
 
-    adapted: int
-    waited: float
-
-    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`Scorer.score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
-        ...
-
-    def distribution(self, tokens: Tensor, position: int) -> Tensor:
-        """See :meth:`Scorer.distribution`."""
+    @property
+    def adapted(self) -> int:
+        """Parts of the stream that were learnt from."""
         ...
 
     @property
-    def trace(self) -> Sequence[Event]:
-        """See :meth:`Scorer.trace`."""
+    def waited(self) -> float:
+        """Seconds of standing idle until every rank was done."""
         ...
 
     def parts(self, tokens: Tensor) -> int:
-        """How many parts of the stream there are to learn from."""
+        """How many parts there are to learn from."""
+        ...
+
+
+class HintedScorer(Evaluator, Protocol):
+    """One that says what it thinks of other tokens than the targets, too."""
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`Scorer.score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
         ...
 
 
