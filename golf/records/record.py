@@ -156,7 +156,7 @@ def compliance(record: Record) -> dict[str, bool]:
         "no_pre_quant_ttt": True,
         "no_slot": True,
         "no_etlb": True,
-        "no_ngram_cache": not record.params["eval"].get("tilt"),  # a legal one is one still
+        "no_ngram_cache": not record.params.get("eval", {}).get("tilt"),  # a legal one is one still
     }
 
 

@@ -269,10 +269,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score ``tokens`` (T,) the final way, and in the ways that show what was gained.
 
-    ``roundtrip`` is scored in windows that do not overlap; it shows what the artifact's weights are worth before
-    anything is gained from the evaluation. ``sliding`` is without adaptation, ``plain`` as the final score but without
-    adaptation: in sliding windows, or with ``ttt: lora`` document by document. Only the final score is tilted. It
-    comes first, so that the others don't use up its clock.
+    ``roundtrip`` is in windows that do not overlap: what the weights are worth before the evaluation gains anything.
+    ``sliding`` is without adaptation, ``plain`` as the final score but without it: in sliding windows, or with ``ttt:
+    lora`` document by document. The final score alone is tilted, and comes first: its clock is not used up by others.
 
     Args:
         model: the artifact's model, on its device.
@@ -284,9 +283,8 @@ def evaluate(
 
     Returns:
         ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``, and with ``tilt`` ``untilted_bpb``; ``nats``,
-        ``tokens``, ``bytes`` of the final score; ``chunks``, with ``ttt: lora`` documents, and ``adapted_chunks``,
-        those that were learnt from; ``seconds`` by part, and those this rank ``waited`` for others in them; nats of
-        every target, float64 (T-1,): ``nll`` of the final score, ``sliding``, ``roundtrip``.
+        ``tokens``, ``bytes`` of the final score; ``chunks`` (or documents), ``adapted_chunks``; ``seconds`` by part,
+        those it ``waited`` for other ranks; nats of the targets, float64 (T-1,): ``nll``, ``sliding``, ``roundtrip``.
 
     Raises:
         DataError: see :meth:`SlidingScorer.score` and :func:`golf.scoring.bpb.total`.
@@ -310,18 +308,17 @@ def evaluate(
         scorer = make_scorer(model, config, deadline=deadline, **shared)
         scored("final", scorer)
         if config.tilt and isinstance(scorer, TiltedScorer):
-            nll["untilted"] = -scorer.untilted
-            totals["untilted"] = total(nll["untilted"], counts)
+            nll["untilted"], totals["untilted"] = -scorer.untilted, total(-scorer.untilted, counts)
         if config.ttt != "none":
             scored("sliding", SlidingScorer(model, config, **shared))
         if config.ttt == "lora":
             scored("plain", DocumentScorer(model, config, adapts=False, on_scored=bar.advance))
         if config.stride < config.seq_len:
             scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, **shared))
-    bare = "untilted" if config.tilt else "final"
-    for name, same in (("sliding", bare), ("plain", "sliding"), ("roundtrip", "sliding")):
-        nll.setdefault(name, nll[same])
-        totals.setdefault(name, totals[same])
+    same = {"sliding": "untilted" if config.tilt else "final", "plain": "sliding", "roundtrip": "sliding"}
+    for name, other in same.items():
+        nll.setdefault(name, nll[other])
+        totals.setdefault(name, totals[other])
     return {
         **{f"{name}_bpb": found.bits_per_byte for name, found in totals.items()},
         **vars(totals["final"]),
