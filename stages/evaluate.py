@@ -71,6 +71,7 @@ def main() -> None:
             write_documents(seed, folder, nll, counts)
         for name in (*OUTPUTS[2:], *map(rank_output, range(processes))):  # what they say stands in smaller files now
             outputs[name].unlink()
+    untilted = result.get("untilted_bpb", result["final_bpb"])
     write_report(
         "evaluate",
         {
@@ -78,7 +79,8 @@ def main() -> None:
             "bpb": result["final_bpb"],
             "sliding_bpb": result["sliding_bpb"],
             "roundtrip_bpb": result["roundtrip_bpb"],
-            "ttt_gain_bpb": result["plain_bpb"] - result["final_bpb"],
+            "ttt_gain_bpb": result["plain_bpb"] - untilted,
+            **({"tilt_gain_bpb": untilted - result["final_bpb"]} if config.tilt else {}),
             "nats_per_token": result["nats_per_token"],
             **{key: result[key] for key in KEPT},
             **raw_score(result),

@@ -29,7 +29,7 @@ FIXED: dict[str, tuple[str, ...]] = {
     "train": (ALL,),
     "select": (ALL,),
     "compress": (ALL,),
-    "eval": ("ttt",),
+    "eval": ("ttt", "tilt"),
 }
 
 

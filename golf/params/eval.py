@@ -33,6 +33,7 @@ class Eval(Section):
     lora_chunk_tokens: int = 32  # tokens of a document scored before they are learnt from
     lora_chunk_growth: float = 0.03  # later chunks hold this share of what stands before them
     phase_tokens: int = 0  # tokens scored before all weights are trained on them, too; 0: never
+    tilt: bool = False  # towards what the stream said after the same words before
     budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
 
     def __post_init__(self) -> None:

@@ -156,7 +156,7 @@ def compliance(record: Record) -> dict[str, bool]:
         "no_pre_quant_ttt": True,
         "no_slot": True,
         "no_etlb": True,
-        "no_ngram_cache": True,
+        "no_ngram_cache": not record.params.get("eval", {}).get("tilt"),  # a legal one is one still
     }
 
 
@@ -184,5 +184,6 @@ def technique(params: Mapping[str, Any]) -> str:
         f"GPTQ int{quant['bits']}, embeddings int{quant['embed_bits']}",
         f"sliding windows of {evaluation['seq_len']}, stride {evaluation['stride']}",
         adaptation(evaluation),
+        "n-gram tilt learnt online" if evaluation.get("tilt") else "",
     ]
     return "; ".join(part for part in parts if part)

@@ -146,7 +146,7 @@ def audit_evaluation(
         positions=settings.positions,
         byte_counts=counts,
         recount=None if recount is None else recount(sample),
-        independent_documents=config.ttt == "lora" and not config.phase_tokens,
+        independent_documents=config.ttt == "lora" and not config.phase_tokens and not config.tilt,
     )
     described = {
         "start": start,

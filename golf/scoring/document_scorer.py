@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from golf.params.eval import Eval
 from golf.scoring.documents import Document, deal, group, phases, split
-from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
+from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
 from golf.scoring.state import digest
@@ -75,6 +75,7 @@ class DocumentScorer:
         self.adapted = 0
         self.waited = 0.0
         self._pace = Pace()
+        self._beside: Beside | None = None
         self._events: dict[int, list[Event]] = {}
 
     @property
@@ -107,6 +108,13 @@ class DocumentScorer:
         self.adapted = int(found[-1])
         refuse_infinite(found[:-1], 1)
         return found[:-1]
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
+        device = next(self.model.parameters()).device
+        self._beside = Beside(hints.to(device).roll(-1), torch.zeros(hints.numel(), dtype=torch.float64, device=device))
+        scores, beside, self._beside = self.score(tokens), self._beside.scores, None
+        return scores, gather(beside[:-1])
 
     def parts(self, tokens: Tensor) -> int:
         """How many documents there are."""
@@ -164,7 +172,11 @@ class DocumentScorer:
         reader, base = Reader(model, self.config, members, stream, learns=learns), digest(model) if self.traced else ""
         for piece in reader:
             self._note_piece("score", reader, piece, base, piece.tokens.shape[0])
-            nll = reader.nll(piece)
+            if self.config.tilt and self._beside is not None:
+                nll, beside = reader.nll_beside(piece, self._beside.hints[piece.places])
+                self._beside.scores[piece.places] = -beside.double()
+            else:
+                nll = reader.nll(piece)
             scores[piece.places] = -nll.detach().double()
             reader.finish(piece, nll)
             self._note_piece("update", reader, piece, base, piece.going if learns else 0)

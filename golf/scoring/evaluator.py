@@ -24,6 +24,7 @@ from golf.runtime.progress import Progress
 from golf.scoring.bpb import Total, total
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.learner import (
+    Beside,
     Learner,
     OnScored,
     check_stream,
@@ -34,8 +35,9 @@ from golf.scoring.learner import (
     ranks,
     refuse_infinite,
 )
-from golf.scoring.protocol import ByteCounter, Event
+from golf.scoring.protocol import ByteCounter, Evaluator, Event
 from golf.scoring.state import digest
+from golf.scoring.tilted import TiltedScorer
 from golf.scoring.windows import Forward, Windows
 
 
@@ -78,6 +80,7 @@ class SlidingScorer:
     ) -> None:
         self.model, self.config, self.compiled, self.on_scored = model, config, compiled, on_scored
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
+        self._beside: Beside | None = None
         self._trace: list[Event] = []
         self.adapted = 0  # chunks that were learnt from
         self.waited = 0.0  # seconds that the last score stood at a collective until every rank had come to it
@@ -99,6 +102,12 @@ class SlidingScorer:
         self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
         self.waited = meet(scores.device)
         return gather(scores)
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
+        self._beside = Beside(*self._prepare(hints))
+        scores, beside, self._beside = self.score(tokens), self._beside.scores, None
+        return scores, gather(beside)
 
     def parts(self, tokens: Tensor) -> int:
         """How many chunks there are to learn from, the last one among them."""
@@ -124,7 +133,10 @@ class SlidingScorer:
         rank, count = ranks()
         with torch.no_grad():
             for number, (first, stop) in enumerate(chunk.batches(self.windows.rows)):
-                if number % count == rank:
+                if self.config.tilt and self._beside is not None and number % count == rank:
+                    into = (scores, self._beside.scores)
+                    self.windows.score_beside(forward, padded, self._beside.hints, first, stop, into)
+                elif number % count == rank:
                     self.windows.score(forward, padded, first, stop, scores)
                 if self.on_scored is not None:
                     end = min(self.windows.stop_target(stop - 1), chunk.end)
@@ -234,13 +246,16 @@ def make_scorer(
     compiled: bool = False,
     traced: bool = False,
     on_scored: OnScored | None = None,
-) -> SlidingScorer | DocumentScorer:
-    """The scorer that ``config.ttt`` names; ``traced`` only matters where a trace would cost time."""
+) -> Evaluator:
+    """The scorer that ``config`` names; ``traced`` only matters where a trace would cost time."""
+    scorer: SlidingScorer | DocumentScorer
     if config.ttt == "lora":
-        return DocumentScorer(model, config, deadline=deadline, traced=traced, on_scored=on_scored)
-    if config.ttt == "sgd":
-        return TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=on_scored)
-    return SlidingScorer(model, config, compiled=compiled, on_scored=on_scored)
+        scorer = DocumentScorer(model, config, deadline=deadline, traced=traced, on_scored=on_scored)
+    elif config.ttt == "sgd":
+        scorer = TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=on_scored)
+    else:
+        scorer = SlidingScorer(model, config, compiled=compiled, on_scored=on_scored)
+    return TiltedScorer(scorer) if config.tilt else scorer
 
 
 def evaluate(
@@ -254,10 +269,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score ``tokens`` (T,) the final way, and in the ways that show what was gained.
 
-    ``roundtrip`` is scored in windows that do not overlap; it shows what the artifact's weights are worth before
-    anything is gained from the evaluation. ``sliding`` is without adaptation, ``plain`` as the final score but without
-    adaptation: in sliding windows, or with ``ttt: lora`` document by document. The final score comes first, so that
-    the others don't use up its clock.
+    ``roundtrip`` is in windows that do not overlap: what the weights are worth before the evaluation gains anything.
+    ``sliding`` is without adaptation, ``plain`` as the final score but without it: in sliding windows, or with ``ttt:
+    lora`` document by document. The final score alone is tilted, and comes first: its clock is not used up by others.
 
     Args:
         model: the artifact's model, on its device.
@@ -268,10 +282,9 @@ def evaluate(
         compiled: run the windows' forward pass through ``torch.compile``.
 
     Returns:
-        ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``; ``nats``, ``tokens``, ``bytes`` of the final
-        score; ``chunks``, with ``ttt: lora`` documents, and ``adapted_chunks``, those that were learnt from;
-        ``seconds`` by part, and those this rank ``waited`` for others in them; nats of every target, float64 (T-1,):
-        ``nll`` of the final score, ``sliding``, ``roundtrip``.
+        ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``, and with ``tilt`` ``untilted_bpb``; ``nats``,
+        ``tokens``, ``bytes`` of the final score; ``chunks`` (or documents), ``adapted_chunks``; ``seconds`` by part,
+        those it ``waited`` for other ranks; nats of the targets, float64 (T-1,): ``nll``, ``sliding``, ``roundtrip``.
 
     Raises:
         DataError: see :meth:`SlidingScorer.score` and :func:`golf.scoring.bpb.total`.
@@ -284,7 +297,7 @@ def evaluate(
     nll: dict[str, Tensor] = {}
     with Progress("evaluate", total=float(passes(config) * (tokens.numel() - 1))) as bar:
 
-        def scored(name: str, scorer: SlidingScorer | DocumentScorer) -> None:
+        def scored(name: str, scorer: Evaluator) -> None:
             start = time.perf_counter()
             nll[name] = -scorer.score(tokens)
             totals[name] = total(nll[name], counts)
@@ -294,15 +307,18 @@ def evaluate(
         shared: dict[str, Any] = {"compiled": compiled, "on_scored": bar.advance}
         scorer = make_scorer(model, config, deadline=deadline, **shared)
         scored("final", scorer)
+        if config.tilt and isinstance(scorer, TiltedScorer):
+            nll["untilted"], totals["untilted"] = -scorer.untilted, total(-scorer.untilted, counts)
         if config.ttt != "none":
             scored("sliding", SlidingScorer(model, config, **shared))
         if config.ttt == "lora":
             scored("plain", DocumentScorer(model, config, adapts=False, on_scored=bar.advance))
         if config.stride < config.seq_len:
             scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, **shared))
-    for name, same in (("sliding", "final"), ("plain", "sliding"), ("roundtrip", "sliding")):
-        nll.setdefault(name, nll[same])
-        totals.setdefault(name, totals[same])
+    same = {"sliding": "untilted" if config.tilt else "final", "plain": "sliding", "roundtrip": "sliding"}
+    for name, other in same.items():
+        nll.setdefault(name, nll[other])
+        totals.setdefault(name, totals[other])
     return {
         **{f"{name}_bpb": found.bits_per_byte for name, found in totals.items()},
         **vars(totals["final"]),

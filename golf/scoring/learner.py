@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,13 @@ from golf.scoring.windows import Forward
 
 OnScored = Callable[[int], None]
 """Called with the number of targets that were just scored."""
+
+
+class Beside(NamedTuple):
+    """What is scored beside the targets, on the model's device: a hint for each, and room for its log-probability."""
+
+    hints: Tensor
+    scores: Tensor  # float64
 
 
 def ranks() -> tuple[int, int]:

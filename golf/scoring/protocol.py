@@ -43,6 +43,32 @@ class Scorer(Protocol):
         ...
 
 
+class Evaluator(Scorer, Protocol):
+    """A :class:`Scorer` that tells what its last score took."""
+
+    @property
+    def adapted(self) -> int:
+        """Parts of the stream that were learnt from."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Seconds of standing idle until every rank was done."""
+        ...
+
+    def parts(self, tokens: Tensor) -> int:
+        """How many parts there are to learn from."""
+        ...
+
+
+class HintedScorer(Evaluator, Protocol):
+    """One that says what it thinks of other tokens than the targets, too."""
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`Scorer.score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
+        ...
+
+
 class ByteCounter(Protocol):
     """Bytes of text that targets stand for: :class:`golf.data.bytecount.ByteTable`, or a sidecar's counts."""
 

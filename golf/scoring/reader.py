@@ -12,6 +12,7 @@ from golf.model.past import Past
 from golf.params.eval import Eval
 from golf.scoring.documents import Document, Pieces
 from golf.scoring.lora import RowAdapters
+from golf.scoring.windows import nll_of
 
 
 class Piece(NamedTuple):
@@ -73,6 +74,12 @@ class Reader:
         with torch.set_grad_enabled(learns):
             nll: Tensor = self._forward(piece, piece.tokens[:, 1:])
         return nll[:, -piece.places.shape[1] :]
+
+    def nll_beside(self, piece: Piece, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and (R, C) nats of ``hints`` in their places, from one forward pass."""
+        learns, scored = self.adapters is not None and piece.going > 0, piece.places.shape[1]
+        with torch.set_grad_enabled(learns):
+            return nll_of(self._forward(piece, None)[:, -scored:], piece.tokens[:, -scored:], hints)
 
     def logits(self, piece: Piece) -> Tensor:
         """(R, C, V) instead."""

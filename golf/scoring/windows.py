@@ -10,7 +10,7 @@ same bits whether the stream ends there or goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,13 @@ from torch import Tensor
 
 Forward = Callable[..., Tensor]
 """tokens (B, L), targets (B, L) -> nll (B, L); tokens (B, L) alone -> logits (B, L, V)."""
+
+
+def nll_of(logits: Tensor, targets: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of ``targets`` and of ``hints``, both (B, L), under the same logits (B, L, V), fp32; the first learns."""
+    log_p = torch.log_softmax(logits.float(), dim=-1)
+    found = log_p.gather(-1, torch.stack((targets, hints), dim=-1)).neg()
+    return found[..., 0], found[..., 1].detach()
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,24 @@ class Windows:
         start = self.first_target(first) - 1
         wanted = into[start : self.stop_target(stop - 1) - 1]
         wanted.copy_(scored[: wanted.numel()]).neg_()
+
+    def score_beside(
+        self, forward: Forward, padded: Tensor, hints: Tensor, first: int, stop: int, into: Sequence[Tensor]
+    ) -> None:
+        """As :meth:`score`, also the log-probabilities of ``hints``, one a position, from the same forward pass.
+
+        Args:
+            forward: the model's forward pass.
+            padded: the stream, from :meth:`pad`.
+            hints: as long.
+            first: the first window.
+            stop: the window after the last.
+            into: two as for :meth:`score`: of the targets, of the hints.
+        """
+        inputs, targets = self.batch(padded, first, stop)[:, :-1], self.batch(padded, first, stop)[:, 1:]
+        found = nll_of(forward(inputs), targets, self.batch(hints, first, stop)[:, 1:])
+        for nll, one in zip(found, into, strict=True):
+            self.score(lambda *_, nll=nll: nll, padded, first, stop, one)
 
     def distribution(self, forward: Forward, padded: Tensor, batch_first: int, position: int) -> Tensor:
         """(V,) float64: softmax that scored the target at ``position``, within the batch that begins at a window."""

@@ -34,6 +34,7 @@ def test_the_same_artifact_and_the_same_scores(tmp_path: Path, model: dict, trai
     sections = yaml.safe_load((folder / "params.yaml").read_text())
     sections["model"] |= MODEL | model
     sections["train"] |= TRAIN | train
+    sections["eval"]["tilt"] = model is MORE
     sections["select"] |= {"tokens": 256, "seq_len": 64, "candidates": ["raw", "swa"]}
     sections["quant"] |= {"calibration_tokens": 256, "heldout_tokens": 256, "seq_len": 64}
     (folder / "params.json").write_text(json.dumps(sections))

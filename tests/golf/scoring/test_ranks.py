@@ -17,6 +17,9 @@ KINDS = {
     "sgd": "ttt='sgd'",
     "lora": "ttt='lora'",
     "phases": "ttt='lora', phase_tokens=60",
+    "tilted sliding": "ttt='none', tilt=True",
+    "tilted sgd": "ttt='sgd', tilt=True",
+    "tilted lora": "ttt='lora', tilt=True",
 }
 SETTINGS = (
     "seq_len=32, stride=16, batch_windows=2, ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.02, "
