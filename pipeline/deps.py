@@ -4,7 +4,8 @@
     python -m pipeline.deps --write    # mend dvc.yaml, touching nothing but those lines
 
 A package is listed as a folder, except the shared ones (``SHARED``), whose modules are listed one by one: an edit
-of one knob's dataclass, or of a helper, then reruns only who uses it.
+of one knob's dataclass, or of a helper, then reruns only who uses it. A stage that imports many modules of data or
+parameters (``MANY``) lists that folder too: it is none of the slow ones, and DVC reads each line of dvc.lock slowly.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from golf.runtime.files import whole_file
 from pipeline.imports import closure
 
 SHARED = ("golf", "golf/params", "golf/runtime", "golf/data", "golf/quant", "stages", "pipeline")
+FOLDED = ("golf/data", "golf/params")  # of the shared ones
+MANY = 8  # modules
 CODE = ("golf/", "stages/", "pipeline/")
 
 
@@ -54,9 +58,11 @@ def needed(command: str, root: Path) -> list[str]:
 def collapse(files: set[Path], root: Path) -> list[str]:
     """Files as dependencies: folders for packages, single modules for what is shared."""
     found = set()
+    counts = Counter(path.parent.as_posix() for path in files if path.name != "__init__.py")
+    folded = {folder for folder in FOLDED if counts[folder] >= MANY}
     for path in files:
         folder = path.parent.as_posix()
-        if folder not in SHARED:
+        if folder not in SHARED or folder in folded:
             found.add("/".join(path.parts[:2]))
         elif path.name != "__init__.py" or _has_code(root / path):
             found.add(path.as_posix())
