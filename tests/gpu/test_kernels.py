@@ -65,6 +65,11 @@ def test_kernel_against_fp64(case, half, compiled):
     assert max(found.values()) < BF16_ERROR, found
 
 
+@pytest.mark.parametrize("bits", cases.NO_NUMBERS)
+def test_the_bit_of_the_sign_makes_no_number_of_what_is_none(bits):
+    cases.check_no_number(bits, torch.bfloat16, "cuda")
+
+
 def test_a_batch_whose_logits_pass_2_to_the_31():
     torch.manual_seed(0)
     x = torch.randn(2 * TOKENS, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()

@@ -13,6 +13,8 @@ from torch.library import CustomOpDef
 
 Backward = Callable[..., Any]
 
+SHARED_MEMORY = 113 << 10  # bytes of a program of the largest kernel, the MLP's: half of what an H100 has
+
 INTERPRETED_PROGRAMS = 3  # of a persistent grid on the CPU: fewer than the tiles, so that tests walk the loop
 
 
@@ -48,6 +50,9 @@ def kernels_available(device: torch.device | str) -> tuple[bool, str]:
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return False, f"kernels need compute capability 8.0 (bf16), found {major}.{minor}"
+    memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    if memory < SHARED_MEMORY:
+        return False, f"kernels need {SHARED_MEMORY:,} bytes of shared memory, found {memory:,}"
     return True, "triton and a CUDA device"
 
 

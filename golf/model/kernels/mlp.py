@@ -19,8 +19,9 @@ from golf.model.kernels.launch import Kernel, descriptor, differentiable, progra
 if TYPE_CHECKING:
     import triton.language as tl
 
-ROWS, COLUMNS, INNER = 128, 256, 64  # tile of both products
-WARPS, STAGES_UP, STAGES_DOWN = 8, 4, 3  # as many stages as shared memory holds
+ROWS, COLUMNS, INNER = 128, 128, 64  # tile of both products
+PROGRAMS = 2  # a multiprocessor: the one multiplies while the other writes
+WARPS, STAGES = 4, 3  # as many stages as shared memory holds for two programs
 
 
 def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, kernel: bool = False) -> Tensor:
@@ -59,7 +60,7 @@ def _mlp(x: Tensor, up: Tensor, down: Tensor, slope: float) -> tuple[Tensor, Ten
         descriptor(up.to(x.dtype), (COLUMNS, INNER)),
         descriptor(after, (ROWS, COLUMNS // 2)),
         up.shape[1], tiles, columns, slope * slope,
-        ROWS, COLUMNS, INNER, grid, _sign_bit(x), num_warps=WARPS, num_stages=STAGES_UP,
+        ROWS, COLUMNS, INNER, grid, _sign_bit(x), num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return torch.mm(after, down.to(x.dtype).mT), after
 
@@ -82,10 +83,8 @@ def _mlp_backward(
     _down_kernel[(grid,)](
         descriptor(gradient, (ROWS, INNER)),
         descriptor(down.to(x.dtype), (INNER, COLUMNS)),
-        descriptor(after, (ROWS, COLUMNS // 2)),
-        descriptor(hidden_gradient, (ROWS, COLUMNS // 2)),
-        len(down), tiles, columns, slope,
-        ROWS, COLUMNS, INNER, grid, _sign_bit(x), num_warps=WARPS, num_stages=STAGES_DOWN,
+        after, hidden_gradient, len(down), len(x), len(up), tiles, columns, slope,
+        ROWS, COLUMNS, INNER, grid, _sign_bit(x), num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return (
         torch.mm(hidden_gradient, up.to(x.dtype)),
@@ -120,7 +119,7 @@ def _tiles(x: Tensor, up: Tensor) -> tuple[int, int, int]:
     """Tiles of the hidden activations, tiles in a row of them, and the programs that share them."""
     columns = -(-len(up) // COLUMNS)
     tiles = -(-len(x) // ROWS) * columns
-    return tiles, columns, min(tiles, programs(x.device))
+    return tiles, columns, min(tiles, programs(x.device, PROGRAMS))
 
 
 def _sign_bit(x: Tensor) -> int:
@@ -154,7 +153,7 @@ def _up_kernel(  # type: ignore[no-untyped-def]
 
 @Kernel
 def _down_kernel(  # type: ignore[no-untyped-def]
-    gradient, down, after, out, width, tiles, columns, slope,
+    gradient, down, after, out, width, rows, hidden, tiles, columns, slope,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, PROGRAMS: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
@@ -162,10 +161,10 @@ def _down_kernel(  # type: ignore[no-untyped-def]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
         for k in range(0, width, INNER):
             z = tl.dot(gradient.load([row, k]), down.load([k, column]), z)
-        left, right = tl.split(tl.permute(tl.reshape(z, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
-        for half in tl.static_range(2):
-            part, start = left if half == 0 else right, column + half * (COLUMNS // 2)
-            activated = after.load([row, start]).to(tl.float32)
-            below = activated.to(tl.int32, bitcast=True) >> SIGN & 1
-            part *= 2.0 * tl.sqrt(activated) * tl.where(below == 1, -slope, 1.0)  # phi'(z)
-            out.store([row, start], part.to(out.dtype))
+        # Plain loads and stores: through the bulk copy engine they would take shared memory from the second program.
+        own, unit = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
+        at, inside = own.to(tl.int64) * hidden + unit, (own < rows) & (unit < hidden)
+        activated = tl.load(after + at, inside, 0.0).to(tl.float32)
+        below = (activated.to(tl.int32, bitcast=True) >> SIGN) & 1
+        z *= 2.0 * tl.sqrt(activated) * tl.where(below == 1, -slope, 1.0)  # phi'(z)
+        tl.store(out + at, z.to(out.dtype.element_ty), inside)

@@ -17,6 +17,8 @@ from golf.model.kernels.rotary import rotary_heads
 from golf.model.rope import rotation
 from tests.golf.model.kernels import exact
 
+NO_NUMBERS = (0x7FFFFFFF, 0x7FC00000, 0x7F800000)  # bits: the NaN of a GPU, of a CPU, infinity
+
 
 @dataclass(frozen=True)
 class Case:
@@ -127,3 +129,19 @@ def small() -> list[Case]:
         rotary((2, 5), heads=3, groups=1, width=8, rope_dims=0),
         rotary((2, 19), heads=6, groups=2, width=12, rope_dims=8, spread=True),
     ]
+
+
+def check_no_number(bits: int, dtype: torch.dtype, device: str) -> None:
+    """What is no number in one row is none in all that the MLP makes of that row, and no other row knows."""
+    x = torch.ones(2, 8)
+    x[0, 3] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    x = x.to(device, dtype).requires_grad_()
+    up, down = (torch.ones(8, 8, device=device, requires_grad=True) for _ in range(2))
+    out = mlp(x, up, down, 0.5, kernel=True)
+    out.sum().backward()
+    assert x.grad is not None
+    assert up.grad is not None
+    for value in (out, x.grad):
+        assert not torch.isfinite(value[0]).any(), value
+        assert torch.isfinite(value[1]).all(), value
+    assert not torch.isfinite(up.grad).any(), up.grad

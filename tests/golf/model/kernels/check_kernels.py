@@ -71,6 +71,11 @@ def test_matrices_keep_fp32_gradients(dtype):
         assert not torch.equal(up.grad, up.grad.bfloat16().float()), "rounded on the way"
 
 
+@pytest.mark.parametrize("bits", cases.NO_NUMBERS)
+def test_the_bit_of_the_sign_makes_no_number_of_what_is_none(bits):
+    cases.check_no_number(bits, torch.float32, "cpu")
+
+
 def test_dynamo_takes_all_of_them_in_one_graph():
     torch.manual_seed(0)
     v, up, down = torch.randn(1, 24, 1, 8), torch.randn(32, 16), torch.randn(16, 32)
