@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from golf.model.kernels.mix_norm import Relay
 from golf.model.residual import Residual, Term
 from golf.params.model import Model
 
@@ -64,7 +65,7 @@ class Merger(NamedTuple):
     stream: Tensor | float
     skip: Tensor
 
-    def merge(self, x: Residual, skip: Tensor) -> Residual:
+    def merge(self, x: Residual, skip: Tensor | Relay) -> Residual:
         """``skip`` (B, T, D) merged into x (B, T, D)."""
         return x.times(self.stream).plus(Term((skip,), self.skip))
 

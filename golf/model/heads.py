@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from golf.model.attention import implementation
 from golf.model.kernels.exclusive import exclude_and_gate
+from golf.model.kernels.mix_norm import Relay
 from golf.model.kernels.projection import project
 from golf.model.kernels.rotary import rotary_heads, spread_heads
 from golf.model.linear import Adapters, Linear, adapters_of
@@ -22,7 +23,7 @@ from golf.params.model import Model
 class Shared(NamedTuple):
     """What every layer reads besides the residual stream."""
 
-    x0: Tensor  # (B, T, D): the normalised embedding
+    x0: Relay  # (B, T, D): the normalised embedding
     rope: Rotation
     value_embed: Tensor | None  # (B, T, G * W), for the last layers
     documents: Any  # where attention stops, as golf.model.attention.prepare gives it

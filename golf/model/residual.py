@@ -12,13 +12,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from golf.model.kernels.mix_norm import MOST_COEFFICIENTS, MOST_TOGETHER, is_one, mix, mix_norm, norm_of_mix
+from golf.model.kernels.mix_norm import (
+    MOST_COEFFICIENTS,
+    MOST_TOGETHER,
+    Relay,
+    is_one,
+    mix,
+    mix_norm,
+    norm_of_mix,
+    read,
+)
 
 
 class Term(NamedTuple):
     """``factor * sum(values)``."""
 
-    values: tuple[Tensor, ...]
+    values: tuple[Tensor | Relay, ...]
     factor: Tensor | float = 1.0
 
     def times(self, factor: Tensor | float) -> Term:
@@ -34,7 +43,7 @@ class Residual(NamedTuple):
     terms: tuple[Term, ...]
 
     @classmethod
-    def of(cls, value: Tensor) -> Residual:
+    def of(cls, value: Tensor | Relay) -> Residual:
         """What is one tensor (B, T, D) already."""
         return cls((Term((value,)),))
 
@@ -53,7 +62,7 @@ class Residual(NamedTuple):
         """(B, T, D)."""
         first, *others = self.terms
         if not others and len(first.values) == 1 and is_one(first.factor):
-            return first.values[0]
+            return read(first.values[0])
         values, factors, together = self._parts(kernels)
         return mix(values, factors, kernel=kernels, together=together)
 
@@ -67,7 +76,7 @@ class Residual(NamedTuple):
         values, factors, together = self._parts(kernels)
         return mix_norm(values, factors, scale, kernel=kernels, together=together)
 
-    def _parts(self, kernels: bool) -> tuple[list[Tensor], list[Tensor | float], int]:
+    def _parts(self, kernels: bool) -> tuple[list[Tensor | Relay], list[Tensor | float], int]:
         """All values, the factors, and how many values share the first: no more than the kernels take."""
         first, *others = self.terms
         others = [Term((value,), term.factor) for term in others for value in term.values]

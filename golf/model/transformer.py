@@ -19,6 +19,7 @@ from golf.model.depth import Skips, plan_passes
 from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
 from golf.model.heads import Attention, OutputGate, Shared, for_repeat
 from golf.model.kernels import loss as loss_kernel
+from golf.model.kernels.mix_norm import Relay
 from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.mlp import MLP
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
         first_value: Tensor | None = None
         x = Residual.of(embedded)
         second: Residual | None = None  # the lane that MLPs read; x is the one that attention and skips read
-        kept: dict[int, Tensor] = {}
+        kept: dict[int, Relay] = {}
         mergers = [] if self.skips is None else self.skips()
         for index, step in enumerate(self.plan):
             block: Block = self.blocks[step.layer]  # type: ignore[assignment]
@@ -163,12 +164,12 @@ class Transformer(nn.Module):
             if self.lanes is None or second is None:
                 x, own_value = block(x, first_value, shared)
             else:
-                lane = x.added(self.kernels)
+                lane = Relay(x.added(self.kernels))
                 attended, expanded, other, own_value = block.branches(lane, second, first_value, shared)
                 x, second = self.lanes(lane, other, attended, expanded, step.layer)
             first_value = own_value if first_value is None else first_value
             if step.kept:
-                kept[index] = x.added(self.kernels)
+                kept[index] = Relay(x.added(self.kernels))
                 x = Residual.of(kept[index])
         hidden = (x if second is None else joined(x, second)).normed(1.0, self.kernels)
         if self.fused_loss and targets is not None and adapters is None:
@@ -214,7 +215,7 @@ class Transformer(nn.Module):
         else:
             attended = prepare_behind(self.attention, rows, length, past.length, tokens.device)
         return Shared(
-            x0=x0,
+            x0=Relay(x0),
             rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype, start),
             value_embed=None if self.values is None else self.values(tokens, x0.dtype, adapters),
             documents=attended,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from golf.model.block import Block
 from golf.model.heads import Shared
+from golf.model.kernels.mix_norm import Relay
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.loss import softcap, softcapped_nll
 from golf.model.norm import rms_norm
@@ -155,7 +156,7 @@ class Ends(nn.Module):
     def shared(self, x0: Tensor) -> Shared:
         """What a layer reads besides the stream; ``x0`` (B, T, D) is the embedding."""
         rope = rotation(x0.shape[1], self.config.rope_dims, self.config.rope_base, x0.device, x0.dtype)
-        return Shared(x0=x0, rope=rope, value_embed=None, documents=None, adapters=None)
+        return Shared(x0=Relay(x0), rope=rope, value_embed=None, documents=None, adapters=None)
 
     def raw_logits(self, x: Tensor) -> Tensor:
         """The stream after the last layer (B, T, D) -> (B, T, V) fp32, before the cap."""

@@ -4,6 +4,9 @@
 and a U-Net skip. One pass reads the terms and writes u and norm(u); one pass of the backward pass reads both gradients
 and the terms, and writes one gradient for all terms of a coefficient and, from each program, its part of the
 coefficients' gradients. The parts are added in a fixed order.
+
+What several sums read is handed from one to the next (:class:`Relay`): in the backward pass each adds its share to
+what the later ones found, 2 passes, where autograd adds gradients of their own, 4.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from golf.model.kernels.launch import Kernel, differentiable, power_of_two, programs
+from golf.model.kernels.launch import Kernel, power_of_two, programs
 from golf.model.norm import EPS, rms_norm
 
 if TYPE_CHECKING:
@@ -26,15 +29,29 @@ ROWS = 4  # at a time, a warp each
 BACKWARD_PROGRAMS = 4  # a multiprocessor
 
 
+class Relay:
+    """A tensor that several sums read, in a forward pass: a kernel that reads it leaves the next one what it hands on.
+
+    Attributes:
+        value: what is to be read now; the numbers stay the same, and so does the memory.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+Terms = Sequence[Tensor | Relay]
+
+
 def mix_norm(
-    terms: Sequence[Tensor], coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
+    terms: Terms, coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
 ) -> tuple[Tensor, Tensor]:
     """``u = c_0 * (t_0 + … + t_{k-1}) + c_1 * t_k + …`` per channel, and ``scale * u / sqrt(mean(u²) + EPS)``.
 
     The kernel normalises u before it is rounded, the twin after.
 
     Args:
-        terms: tensors (…, D) of one dtype and shape.
+        terms: tensors (…, D) of one dtype and shape, or relays of them.
         coefficients: fp32, (D,) or one number each, or all as (K, D); the kernel takes 4 at most. The plain number 1
             costs nothing where it is the first; the twin rounds them to the dtype of the terms.
         scale: of the normalised result.
@@ -51,7 +68,7 @@ def mix_norm(
 
 
 def norm_of_mix(
-    terms: Sequence[Tensor], coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
+    terms: Terms, coefficients: Coefficients, scale: float = 1.0, kernel: bool = False, together: int = 1
 ) -> Tensor:
     """The second result of :func:`mix_norm` alone."""
     if kernel:
@@ -59,15 +76,15 @@ def norm_of_mix(
     return rms_norm(mix(terms, coefficients, together=together), scale)
 
 
-def mix(terms: Sequence[Tensor], coefficients: Coefficients, kernel: bool = False, together: int = 1) -> Tensor:
+def mix(terms: Terms, coefficients: Coefficients, kernel: bool = False, together: int = 1) -> Tensor:
     """The first result of :func:`mix_norm` alone."""
     if kernel:
         return _run(terms, coefficients, together, 1.0, summed=True, normed=False)[0]
-    first = terms[0]
-    for term in terms[1:together]:
+    first, *others = map(read, terms)
+    for term in others[: together - 1]:
         first = first + term
     mixed: Tensor | None = None
-    for term, coefficient in zip([first, *terms[together:]], coefficients, strict=True):
+    for term, coefficient in zip([first, *others[together - 1 :]], coefficients, strict=True):
         factor = coefficient.to(term.dtype) if isinstance(coefficient, Tensor) else coefficient
         if mixed is None:
             mixed = term if is_one(factor) else factor * term
@@ -79,27 +96,39 @@ def mix(terms: Sequence[Tensor], coefficients: Coefficients, kernel: bool = Fals
     return mixed
 
 
+def read(term: Tensor | Relay) -> Tensor:
+    """The tensor."""
+    return term.value if isinstance(term, Relay) else term
+
+
 def is_one(coefficient: Tensor | float) -> bool:
     """Whether it is the plain number 1."""
     return not isinstance(coefficient, Tensor) and coefficient == 1
 
 
 def _run(
-    terms: Sequence[Tensor], coefficients: Coefficients, together: int, scale: float, *, summed: bool, normed: bool
+    terms: Terms, coefficients: Coefficients, together: int, scale: float, *, summed: bool, normed: bool
 ) -> tuple[Tensor, Tensor]:
     """Those of the two results that are asked for; the other is of no use."""
-    shape = terms[0].shape
+    shape = read(terms[0]).shape
     if not 1 <= together <= MOST_TOGETHER or not 1 <= len(coefficients) <= MOST_COEFFICIENTS:
         raise ValueError(
             f"mix_norm: found {together} terms together and {len(coefficients)} coefficients, needed 1 to "
             f"{MOST_TOGETHER} and 1 to {MOST_COEFFICIENTS}"
         )
-    rows = [term.reshape(-1, shape[-1]).contiguous() for term in terms]
+    if together == 1 < len(terms) and read(terms[0]) is read(terms[1]):  # the stream is the embedding, or the skip
+        terms, coefficients = terms[1:], [coefficients[0] + coefficients[1], *coefficients[2:]]
+    rows = [read(term).reshape(-1, shape[-1]).contiguous() for term in terms]
     # One tensor each: a stack of them all in every layer kept the compiler busy for minutes.
     learnt = coefficients[1:] if is_one(coefficients[0]) else coefficients
-    channels = [_channels(coefficient, terms[0]) for coefficient in learnt]
-    found = _mix_norm(rows, channels, together, scale, summed, normed)
-    return found[0].view(shape) if summed else found[0], found[1].view(shape) if normed else found[1]
+    channels = [_channels(coefficient, rows[0]) for coefficient in learnt]
+    # Terms together share their gradient, and a plain sum has none of its own: they can take no other in.
+    handing = range(together - (together == 1), len(terms) if channels or normed else 0)
+    relays = {place: term for place, term in enumerate(terms) if place in handing and isinstance(term, Relay)}
+    mixed, norm, *handed = _MixNorm.apply(len(rows), together, scale, summed, normed, (*relays,), *rows, *channels)
+    for relay, value in zip(relays.values(), handed, strict=True):
+        relay.value = value.view(shape)
+    return mixed.view(shape) if summed else mixed, norm.view(shape) if normed else norm
 
 
 def _channels(coefficient: Tensor | float, like: Tensor) -> Tensor:
@@ -146,55 +175,77 @@ def _(
 @torch.library.custom_op(
     "golf::mix_norm_backward",
     mutates_args=(),
-    schema="(Tensor mixed_gradient, Tensor normed_gradient, Tensor[] terms, Tensor[] coefficients, int together,"
-    " float scale) -> (Tensor[], Tensor)",
+    schema="(Tensor? mixed_gradient, Tensor? normed_gradient, Tensor[] carried, int[] places, Tensor[] terms,"
+    " Tensor[] coefficients, int together, float scale) -> (Tensor[], Tensor)",
 )
 def _mix_norm_backward(
-    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: list[Tensor], together: int,
-    scale: float,
+    mixed_gradient: Tensor | None, normed_gradient: Tensor | None, carried: list[Tensor], places: list[int],
+    terms: list[Tensor], coefficients: list[Tensor], together: int, scale: float,
 ) -> tuple[list[Tensor], Tensor]:  # fmt: skip
+    """``carried`` is what the terms of the groups ``places`` have as gradients already."""
+    filler = terms[0]
     gradients = [torch.empty_like(term) for term in terms[together - 1 :]]
-    rows, width = terms[0].shape
-    grid = min(-(-rows // ROWS), programs(mixed_gradient.device, BACKWARD_PROGRAMS))
-    parts = torch.empty(grid, len(coefficients), width, device=mixed_gradient.device)
+    rows, width = filler.shape
+    grid = min(-(-rows // ROWS), programs(filler.device, BACKWARD_PROGRAMS))
+    parts = torch.empty(grid, len(coefficients), width, device=filler.device)
+    before = dict(zip(places, carried, strict=True))
     _backward_kernel[(grid,)](
-        mixed_gradient, normed_gradient, *_operands(terms, coefficients, together),
-        *_filled(gradients, MOST_COEFFICIENTS, terms[0]), parts, rows, width, scale, EPS,
-        *_counts(terms, coefficients, together), mixed_gradient.numel() > 0, normed_gradient.numel() > 0,
-        ROWS, power_of_two(width), num_warps=ROWS,
+        *(filler if gradient is None else gradient for gradient in (mixed_gradient, normed_gradient)),
+        *_operands(terms, coefficients, together), *(before.get(place, filler) for place in range(MOST_COEFFICIENTS)),
+        *_filled(gradients, MOST_COEFFICIENTS, filler), parts, rows, width, scale, EPS,
+        *_counts(terms, coefficients, together), mixed_gradient is not None, normed_gradient is not None,
+        sum(1 << place for place in places), ROWS, power_of_two(width), num_warps=ROWS,
     )  # fmt: skip
     return gradients, parts.sum(0) if coefficients else parts.new_empty(0, width)
 
 
 @_mix_norm_backward.register_fake
 def _(
-    mixed_gradient: Tensor, normed_gradient: Tensor, terms: list[Tensor], coefficients: list[Tensor], together: int,
-    scale: float,
+    mixed_gradient: Tensor | None, normed_gradient: Tensor | None, carried: list[Tensor], places: list[int],
+    terms: list[Tensor], coefficients: list[Tensor], together: int, scale: float,
 ) -> tuple[list[Tensor], Tensor]:  # fmt: skip
-    width = terms[0].shape[1]
-    of_coefficients = torch.empty(len(coefficients), width, device=mixed_gradient.device)
+    of_coefficients = torch.empty(len(coefficients), terms[0].shape[1], device=terms[0].device)
     return [torch.empty_like(term) for term in terms[together - 1 :]], of_coefficients
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    terms, coefficients, ctx.together, ctx.scale, summed, ctx.normed = inputs
-    ctx.count, ctx.shared, ctx.learnt = len(terms), ctx.together, len(coefficients)
-    if summed and not coefficients:  # a plain sum says all that the backward pass would ask of its terms
-        terms, ctx.together = output[:1] if ctx.normed else (), 1
-    ctx.save_for_backward(*terms, *coefficients)
+class _MixNorm(torch.autograd.Function):
+    """The operators, and the terms ``handed``, by their places, on to those that read them next."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, count: int, together: int, scale: float, summed: bool, normed: bool, handed: tuple[int, ...],
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        terms, coefficients = tensors[:count], tensors[count:]
+        output = _mix_norm([*terms], [*coefficients], together, scale, summed, normed)
+        ctx.set_materialize_grads(False)
+        ctx.shared, ctx.together, ctx.scale, ctx.learnt, ctx.normed = (
+            together,
+            together,
+            scale,
+            len(coefficients),
+            normed,
+        )
+        ctx.places = [place - together + 1 for place in handed]
+        kept = terms
+        if summed and not coefficients:  # a plain sum says all that the backward pass would ask of its terms
+            kept, ctx.together = output[:1] if normed else (), 1
+        ctx.save_for_backward(*kept, *coefficients)
+        return *output, *(terms[place] for place in handed)
 
-@differentiable(_mix_norm, _keep)
-def _gradients(ctx: Any, mixed_gradient: Tensor, normed_gradient: Tensor) -> tuple[list[Tensor] | None, ...]:
-    if not ctx.learnt and not ctx.normed:
-        return [mixed_gradient] * ctx.count, [], None, None, None, None
-    saved = list(ctx.saved_tensors)
-    split = len(saved) - ctx.learnt
-    gradients, of_coefficients = _mix_norm_backward(
-        mixed_gradient.contiguous(), normed_gradient.contiguous(), saved[:split], saved[split:], ctx.together, ctx.scale
-    )
-    of_terms = gradients[:1] * ctx.shared + gradients[1:]
-    return of_terms, list(of_coefficients.unbind()), None, None, None, None
+    @staticmethod
+    def backward(ctx: Any, mixed: Tensor | None, normed: Tensor | None, *carried: Tensor | None) -> Any:
+        if not ctx.learnt and not ctx.normed:
+            return *[None] * 6, *[mixed] * ctx.shared
+        saved = list(ctx.saved_tensors)
+        split = len(saved) - ctx.learnt
+        found = {place: flow.contiguous() for place, flow in zip(ctx.places, carried, strict=True) if flow is not None}
+        gradients, of_coefficients = _mix_norm_backward(
+            # Compiled, what has no gradient has zeros, also where there was no result.
+            *(flow.contiguous() if flow is not None and flow.numel() else None for flow in (mixed, normed)),
+            [*found.values()], [*found], saved[:split], saved[split:], ctx.together, ctx.scale,
+        )  # fmt: skip
+        return *[None] * 6, *gradients[:1] * ctx.shared, *gradients[1:], *of_coefficients.unbind()
 
 
 def _operands(terms: list[Tensor], coefficients: list[Tensor], together: int) -> list[Tensor]:
@@ -249,9 +300,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 @Kernel
 def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 - a branch a term, gone when compiled
-    du, dn, a0, a1, a2, t1, t2, t3, c0, c1, c2, c3, d0, d1, d2, d3, parts, rows, width, scale, eps,
+    du, dn, a0, a1, a2, t1, t2, t3, c0, c1, c2, c3, h0, h1, h2, h3, d0, d1, d2, d3, parts, rows, width, scale, eps,
     TOGETHER: tl.constexpr, GROUPS: tl.constexpr, PLAIN: tl.constexpr, SUMMED: tl.constexpr, NORMED: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    CARRIED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, BLOCK)[None, :]
     channel = column < width
@@ -290,20 +341,31 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 
             g += inverse * (flow - along * u)
         if SUMMED:
             g += tl.load(du + at, inside, 0.0).to(tl.float32)
-        if PLAIN:
-            tl.store(d0 + at, g.to(d0.dtype.element_ty), inside)
-        else:
-            tl.store(d0 + at, (c0 * g).to(d0.dtype.element_ty), inside)
+        flow = g
+        if not PLAIN:
+            flow = c0 * g
             s0 += g * x0
+        if CARRIED & 1:
+            flow += tl.load(h0 + at, inside, 0.0).to(tl.float32)
+        tl.store(d0 + at, flow.to(d0.dtype.element_ty), inside)
         if GROUPS > 1:
-            tl.store(d1 + at, (c1 * g).to(d1.dtype.element_ty), inside)
+            flow = c1 * g
             s1 += g * x1
+            if CARRIED & 2:
+                flow += tl.load(h1 + at, inside, 0.0).to(tl.float32)
+            tl.store(d1 + at, flow.to(d1.dtype.element_ty), inside)
         if GROUPS > 2:
-            tl.store(d2 + at, (c2 * g).to(d2.dtype.element_ty), inside)
+            flow = c2 * g
             s2 += g * x2
+            if CARRIED & 4:
+                flow += tl.load(h2 + at, inside, 0.0).to(tl.float32)
+            tl.store(d2 + at, flow.to(d2.dtype.element_ty), inside)
         if GROUPS > 3:
-            tl.store(d3 + at, (c3 * g).to(d3.dtype.element_ty), inside)
+            flow = c3 * g
             s3 += g * x3
+            if CARRIED & 8:
+                flow += tl.load(h3 + at, inside, 0.0).to(tl.float32)
+            tl.store(d3 + at, flow.to(d3.dtype.element_ty), inside)
     LEARNT: tl.constexpr = GROUPS - PLAIN
     parts += tl.program_id(0) * LEARNT * width + tl.arange(0, BLOCK)
     channels = tl.arange(0, BLOCK) < width

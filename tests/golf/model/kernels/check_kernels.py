@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from golf.model.kernels import loss
 from golf.model.kernels.exclusive import exclude_and_gate
-from golf.model.kernels.mix_norm import mix_norm
+from golf.model.kernels.mix_norm import Relay, mix, mix_norm, norm_of_mix, read
 from golf.model.kernels.mlp import mlp
 from golf.model.linear import set_fake_quant
 from tests.golf.model.kernels import cases, exact
@@ -58,6 +59,66 @@ def test_the_backward_pass_of_one_output_alone():
     x, c = torch.randn(5, 16, requires_grad=True), torch.randn(1, 16)
     mix_norm([x], c, kernel=True)[0].sum().backward()
     torch.testing.assert_close(x.grad, c.expand(5, 16))
+
+
+def readers(x, x0, c, relayed, kernel):
+    """x0 and u are read by several sums each: by one twice, by others that only add or have no factor."""
+    x0 = Relay(x0) if relayed else x0
+    u, n = mix_norm([x0, x0], c[:2], 0.5, kernel=kernel)
+    u = Relay(u) if relayed else u
+    first = norm_of_mix([u, x0], c[2:4], kernel=kernel)
+    second = mix([first, n, x, x0], [1.0, *c[4:6]], kernel=kernel, together=2)
+    again = mix([u, second, x, x0], c[:4], kernel=kernel)
+    plain, normed = mix_norm([u], [1.0], 0.3, kernel=kernel)
+    third = mix([plain, normed, x0], [1.0], kernel=kernel, together=3)
+    return norm_of_mix([third, u, again], c[5:8], kernel=kernel), read(x0) * 2
+
+
+@pytest.mark.parametrize(("relayed", "kernel"), [(True, False), (False, True), (True, True)])
+def test_what_is_handed_on_has_the_gradient_of_all_its_readers(relayed, kernel):
+    def results(dtype, relayed, kernel, call=readers):
+        torch.manual_seed(0)
+        leaves = [torch.randn(shape).to(dtype).requires_grad_() for shape in ((7, 24), (7, 24), (8, 24))]
+        outputs = call(*leaves, relayed, kernel)
+        flows = [torch.randn(7, 24).to(dtype) for _ in outputs]
+        return [*outputs, *torch.autograd.grad(outputs, leaves, flows)]
+
+    expected = results(torch.float64, relayed=False, kernel=False)
+    compiled = torch.compile(readers, fullgraph=True, dynamic=False, backend="aot_eager")
+    for call in (readers, compiled) if relayed and kernel else (readers,):
+        found = results(torch.float32, relayed, kernel, call)
+        assert all(exact.relative(*pair) < FP32_ERROR for pair in zip(found, expected, strict=True))
+
+
+class Additions(TorchDispatchMode):
+    """Counts the sums of two tensors of one shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **options or {})
+        adds = function in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+        self.count += adds and out.numel() == self.shape.numel()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("switches", "left"),
+    [
+        ({"unet_skips": "gated", "loop_last": 1, "loop_passes": 2}, 0),
+        ({"unet_skips": "additive", "parallel": "two_lane", "parallel_from": 2}, 1),  # where the lanes part
+    ],
+    ids=["skips and loop", "lanes"],
+)
+def test_autograd_adds_no_gradients_of_the_stream(switches, left):
+    model, ids = tiny(**switches, bigram_buckets=0, smear_gate=False), tokens()
+    model.use_kernels()
+    loss = model(ids[:, :-1], ids[:, 1:]).mean()
+    with Additions(torch.Size((2, 23, 32))) as additions:
+        loss.backward()
+    assert additions.count == left
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
