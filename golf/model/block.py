@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from golf.model.heads import Attention, Shared
 from golf.model.kernels.mix_norm import Relay, read
 from golf.model.mlp import MLP
-from golf.model.residual import Residual, Term
+from golf.model.residual import Mix, Residual, Term, read_lanes
 from golf.params.model import Model
 
 LANE_KEEP = 1.1  # initial factor of a lane in its own update, as in the 1.0734 record
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     def forward(self, x: Residual, first_value: Tensor | None, shared: Shared) -> tuple[Residual, Tensor]:
         """Residual stream (B, T, D) -> the new stream (B, T, D) and this layer's own values (B, T, G, W)."""
-        u, normed = self.mixed(x, shared).added_and_normed(self.norm_scale, self.kernels)
+        u, normed = x.mixed(self.mix(shared)).added_and_normed(self.norm_scale, self.kernels)
         attended, own_value = self.attended(normed, first_value, shared)
         x = Residual.of(u).plus(attended)
         if not self.one_lane:
@@ -47,18 +47,18 @@ class Block(nn.Module):
         return x.plus(self.expanded(normed, shared)), own_value
 
     def branches(
-        self, x: Relay, second: Residual, first_value: Tensor | None, shared: Shared
-    ) -> tuple[Term, Term, Tensor, Tensor]:
+        self, first: Residual, second: Residual, merged: Mix | None, first_value: Tensor | None, shared: Shared
+    ) -> tuple[Tensor | Relay, Tensor, Term, Term, Tensor]:
         """What the two branches make of two lanes (B, T, D): attention reads the first, the MLP the second.
 
         Returns:
-            what attention adds, what the MLP adds, the second lane added up, each (B, T, D), and the layer's own
-            values (B, T, G, W).
+            the lanes added up, ``merged`` into the first, what attention adds, what the MLP adds, each (B, T, D), and
+            the layer's own values (B, T, G, W).
         """
-        normed = self.mixed(Residual.of(x), shared).normed(self.norm_scale, self.kernels)
+        lanes = read_lanes(first, second, merged, self.mix(shared), self.norm_scale, self.kernels)
+        lane, normed, other, other_normed = lanes
         attended, own_value = self.attended(normed, first_value, shared)
-        added, normed = second.added_and_normed(self.norm_scale, self.kernels)
-        return relayed(attended), relayed(self.expanded(normed, shared)), added, own_value
+        return lane, other, relayed(attended), relayed(self.expanded(other_normed, shared)), own_value
 
     def attended(self, normed: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Term, Tensor]:
         """What attention makes of its input (B, T, D), and the layer's own values (B, T, G, W)."""
@@ -80,12 +80,12 @@ class Block(nn.Module):
         """
         return self.kernels and shared.adapters is None
 
-    def mixed(self, x: Residual, shared: Shared) -> Residual:
+    def mix(self, shared: Shared) -> Mix | None:
         """The learnt mix of the stream and the embedding that the layer reads."""
         if self.resid_mix is None:
-            return x
+            return None
         stream, embedding = self.resid_mix.unbind()
-        return x.times(stream).plus(Term((shared.x0,), embedding))
+        return Mix(stream, Term((shared.x0,), embedding))
 
 
 class Lanes(nn.Module):

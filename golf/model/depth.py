@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.kernels.mix_norm import Relay
-from golf.model.residual import Residual, Term
+from golf.model.residual import Mix, Term
 from golf.params.model import Model
 
 
@@ -65,9 +65,9 @@ class Merger(NamedTuple):
     stream: Tensor | float
     skip: Tensor
 
-    def merge(self, x: Residual, skip: Tensor | Relay) -> Residual:
-        """``skip`` (B, T, D) merged into x (B, T, D)."""
-        return x.times(self.stream).plus(Term((skip,), self.skip))
+    def of(self, skip: Tensor | Relay) -> Mix:
+        """The sum with ``skip`` (B, T, D)."""
+        return Mix(self.stream, Term((skip,), self.skip))
 
 
 class Skips(nn.Module):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from golf.model.kernels.lanes import cross
 from golf.model.kernels.mix_norm import (
     MOST_COEFFICIENTS,
     MOST_TOGETHER,
@@ -37,6 +38,13 @@ class Term(NamedTuple):
         return Term(self.values, factor if is_one(self.factor) else factor * self.factor)
 
 
+class Mix(NamedTuple):
+    """What a sum becomes: itself times ``stream``, and one more term."""
+
+    stream: Tensor | float
+    term: Term
+
+
 class Residual(NamedTuple):
     """A sum of terms, not yet added."""
 
@@ -53,6 +61,10 @@ class Residual(NamedTuple):
         if is_one(first.factor) and is_one(term.factor):
             return Residual((Term(first.values + term.values), *others))
         return Residual((*self.terms, term))
+
+    def mixed(self, mix: Mix | None) -> Residual:
+        """What ``mix`` makes of it; without one the same."""
+        return self if mix is None else self.times(mix.stream).plus(mix.term)
 
     def times(self, factor: Tensor | float) -> Residual:
         """The sum, scaled."""
@@ -88,3 +100,46 @@ class Residual(NamedTuple):
             return Residual((Term((begun,)), *others[MOST_COEFFICIENTS - 1 :]))._parts(kernels)
         values = [*first.values, *(term.values[0] for term in others)]
         return values, [first.factor, *(term.factor for term in others)], len(first.values)
+
+
+def read_lanes(
+    first: Residual, second: Residual, merged: Mix | None, mixed: Mix | None, scale: float, kernels: bool
+) -> tuple[Tensor | Relay, Tensor, Tensor, Tensor]:
+    """Two lanes as a layer reads them.
+
+    Args:
+        first: the lane that attention reads.
+        second: the lane that the MLP reads; the same object where the lanes part.
+        merged: what the first lane takes in, to keep it.
+        mixed: what attention's input takes in besides.
+        scale: of both norms.
+        kernels: in one kernel what fits it: numbers for factors, branches that both lanes share.
+
+    Returns:
+        the first lane, with what was merged into it, its norm, mixed, the second lane, its norm: (B, T, D) each.
+    """
+    found = _crossing(first, second) if kernels and mixed is not None else None
+    if found is not None and mixed is not None:
+        skips = [] if merged is None else [read(value) for value in merged.term.values]
+        channels = [factor for mix in (mixed, merged) if mix is not None for factor in (mix.stream, mix.term.factor)]
+        (x0,) = mixed.term.values
+        assert isinstance(x0, Relay)
+        return cross(*found, x0, skips, channels, scale)
+    lane = Relay(first.mixed(merged).added(kernels))
+    normed = Residual.of(lane).mixed(mixed).normed(scale, kernels)
+    return lane, normed, *second.added_and_normed(scale, kernels)
+
+
+def _crossing(first: Residual, second: Residual) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Lanes, branches and their numbers as :func:`cross` takes them, if they are of its form."""
+    terms = [*first.terms, *second.terms]
+    values = [value for term in terms for value in term.values]
+    if first is second and len(values) == 2 and is_one(terms[0].factor):
+        return [read(values[0])], []
+    numbers = [term.factor for term in terms if isinstance(term.factor, Tensor) and term.factor.dim() == 0]
+    if not len(values) == len(terms) == len(numbers) == 2 * len(first.terms) == 6:
+        return None
+    p, a, m, q, *others = values
+    if a is not others[0] or m is not others[1]:
+        return None
+    return [read(value) for value in (p, q, a, m)], numbers

@@ -159,14 +159,12 @@ class Transformer(nn.Module):
             shared = first if step.repeat == 0 else for_repeat(first, step.repeat)
             if self.lanes is not None and second is None and step.layer >= self.config.parallel_from:
                 second = x = Residual.of(x.added(self.kernels))
-            if step.source is not None:
-                x = mergers[step.slot].merge(x, kept.pop(step.source))
+            merged = None if step.source is None else mergers[step.slot].of(kept.pop(step.source))
             if self.lanes is None or second is None:
-                x, own_value = block(x, first_value, shared)
+                x, own_value = block(x.mixed(merged), first_value, shared)
             else:
-                lane = Relay(x.added(self.kernels))
-                attended, expanded, other, own_value = block.branches(lane, second, first_value, shared)
-                x, second = self.lanes(lane, other, attended, expanded, step.layer)
+                *parts, own_value = block.branches(x, second, merged, first_value, shared)
+                x, second = self.lanes(*parts, step.layer)
             first_value = own_value if first_value is None else first_value
             if step.kept:
                 kept[index] = Relay(x.added(self.kernels))

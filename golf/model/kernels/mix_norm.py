@@ -121,7 +121,7 @@ def _run(
     rows = [read(term).reshape(-1, shape[-1]).contiguous() for term in terms]
     # One tensor each: a stack of them all in every layer kept the compiler busy for minutes.
     learnt = coefficients[1:] if is_one(coefficients[0]) else coefficients
-    channels = [_channels(coefficient, rows[0]) for coefficient in learnt]
+    channels = [per_channel(coefficient, rows[0]) for coefficient in learnt]
     # Terms together share their gradient, and a plain sum has none of its own: they can take no other in.
     handing = range(together - (together == 1), len(terms) if channels or normed else 0)
     relays = {place: term for place, term in enumerate(terms) if place in handing and isinstance(term, Relay)}
@@ -131,8 +131,8 @@ def _run(
     return mixed.view(shape) if summed else mixed, norm.view(shape) if normed else norm
 
 
-def _channels(coefficient: Tensor | float, like: Tensor) -> Tensor:
-    """(D,) fp32."""
+def per_channel(coefficient: Tensor | float, like: Tensor) -> Tensor:
+    """The coefficient as (D,) fp32, for terms ``like`` this one."""
     width = like.shape[-1]
     if isinstance(coefficient, Tensor):
         return coefficient.expand(width).contiguous()

@@ -95,7 +95,7 @@ def test_new_slots_start_without_effect(skips):
     assert model.skips.weights.shape == (4, 32)
 
     def merged(slot):
-        return model.skips()[slot].merge(Residual.of(x), skip).added(kernels=False)
+        return Residual.of(x).mixed(model.skips()[slot].of(skip)).added(kernels=False)
 
     for slot in (2, 3):
         assert torch.equal(merged(slot), x)

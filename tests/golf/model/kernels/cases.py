@@ -10,10 +10,11 @@ from torch import Tensor
 
 from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.loss import linear_cross_entropy
-from golf.model.kernels.mix_norm import mix_norm
+from golf.model.kernels.mix_norm import Relay, mix_norm, read
 from golf.model.kernels.mlp import mlp
 from golf.model.kernels.projection import project
 from golf.model.kernels.rotary import rotary_heads
+from golf.model.residual import Mix, Residual, Term, read_lanes
 from golf.model.rope import rotation
 from tests.golf.model.kernels import exact
 
@@ -72,6 +73,35 @@ def mixed(terms: int, rows: int, width: int, together: int = 1, plain: bool = Fa
     return Case(name, with_one(mix_norm), with_one(exact.mix_norm), draw)
 
 
+def lanes(rows: int, width: int, parting: bool = False, merging: bool = True) -> Case:
+    """parting: both lanes are the stream; merging: the first takes a skip in."""
+
+    def call(p: Tensor, x0: Tensor, mixed: Tensor, *others: Tensor, kernel: bool) -> Any:
+        first = second = Residual.of(p)
+        if not parting:
+            q, a, m, numbers, *others = others
+            branches = Relay(a), Relay(m)
+            first, second = (
+                Residual(tuple(Term((value,), number) for value, number in zip((own, *branches), row, strict=True)))
+                for own, row in zip((p, q), numbers, strict=True)
+            )
+        merge = Mix(others[1][0], Term((Relay(others[0]),), others[1][1])) if merging else None
+        mix = Mix(mixed[0], Term((Relay(x0),), mixed[1]))
+        lane, *results = read_lanes(first, second, merge, mix, 0.7, kernel)
+        return read(lane), *results
+
+    def formula(p: Tensor, x0: Tensor, mixed: Tensor, *others: Tensor) -> Any:
+        branched = (None,) * 4 if parting else others[:4]
+        return exact.read_lanes(p, *branched[:3], x0, branched[3], mixed, *others[0 if parting else 4 :])
+
+    def draw() -> tuple[Any, ...]:
+        p, q, a, m, x0, skip = torch.randn(6, rows, width)
+        branched = () if parting else (q, a, m, torch.randn(2, 3))
+        return p, x0, torch.randn(2, width), *branched, *((skip, torch.randn(2, width)) if merging else ())
+
+    return Case(f"lanes-{rows}x{width}" + "-parting" * parting + "-merging" * merging, call, formula, draw)
+
+
 def exclusive(shape: tuple[int, int, int, int], groups: int, gated: bool) -> Case:
     def draw() -> tuple[Any, ...]:
         batch, length, heads, width = shape
@@ -119,6 +149,8 @@ def small() -> list[Case]:
         mixed(2, 8, 32),
         *(mixed(terms, 37, 24, together) for terms, together in ((2, 2), (4, 2), (5, 3), (6, 3))),
         *(mixed(terms, 21, 24, together, plain=True) for terms, together in ((2, 1), (2, 2), (3, 3), (4, 2))),
+        *(lanes(21, 24, parting, merging) for parting in (False, True) for merging in (False, True)),
+        lanes(8, 32),
         exclusive((2, 19, 6, 12), 2, gated=True),
         exclusive((2, 19, 6, 12), 2, gated=False),
         exclusive((1, 16, 4, 16), 4, gated=True),

@@ -108,9 +108,10 @@ class Additions(TorchDispatchMode):
     ("switches", "left"),
     [
         ({"unet_skips": "gated", "loop_last": 1, "loop_passes": 2}, 0),
-        ({"unet_skips": "additive", "parallel": "two_lane", "parallel_from": 2}, 1),  # where the lanes part
+        ({"unet_skips": "gated", "parallel": "two_lane", "parallel_from": 4, "num_layers": 6}, 0),
+        ({"unet_skips": "additive", "parallel": "two_lane", "parallel_from": 2}, 1),  # a lane is what it merges
     ],
-    ids=["skips and loop", "lanes"],
+    ids=["skips and loop", "lanes", "lanes behind their skip"],
 )
 def test_autograd_adds_no_gradients_of_the_stream(switches, left):
     model, ids = tiny(**switches, bigram_buckets=0, smear_gate=False), tokens()

@@ -19,6 +19,17 @@ def mix_norm(terms, coefficients, scale, together):
     return mixed, scale * mixed / (mixed.square().mean(1, keepdim=True) + 1e-6).sqrt()
 
 
+def read_lanes(p, q, a, m, x0, numbers, mixed, skip=None, merged=None, scale=0.7):
+    """numbers: each lane's share of itself, of a and of m; None where the lanes part, q, a and m unread."""
+    first = second = p
+    if numbers is not None:
+        (k, s, t), (r, u, w) = numbers
+        first, second = k * p + s * a + t * m, r * q + u * a + w * m
+    if skip is not None:
+        first = merged[0] * first + merged[1] * skip
+    return first, mix_norm([first, x0], mixed, scale, 1)[1], *mix_norm([second], [1], scale, 1)
+
+
 def exclude_and_gate(y, v, gate=None):
     share = y.shape[2] // v.shape[2]
     direction = (v / v.norm(dim=-1, keepdim=True).clamp(min=1e-12)).repeat_interleave(share, 2)

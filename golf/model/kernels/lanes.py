@@ -1,0 +1,266 @@
+"""Both residual lanes between two layers, in one pass over memory forward and one backward.
+
+The lanes p and q take their shares of the branches a and m; the first merges a skip; attention reads its norm, mixed
+with the embedding, and the MLP the norm of the second::
+
+    p' = gate * (k_0 p + t_00 a + t_10 m) + weight * skip    norm(stream * p' + embedding * x0)
+    q' = k_1 q + t_01 a + t_11 m                             norm(q')
+
+where the sums of :mod:`golf.model.kernels.mix_norm` read a, m and p' more than once and have gradients of each reading.
+The twin is made of those: :func:`golf.model.residual.read_lanes`. k and t are numbers: their gradients take a register
+a row, those of the four factors per channel as many as the row is wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from golf.model.kernels.launch import Kernel, power_of_two, programs
+from golf.model.kernels.mix_norm import BACKWARD_PROGRAMS, ROWS, Relay, per_channel
+from golf.model.norm import EPS
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+BRANCHED = 5  # terms: those that are always there, q, a and m
+NUMBERS = 6
+
+
+def cross(
+    lanes: Sequence[Tensor],
+    numbers: Sequence[Tensor],
+    x0: Relay,
+    skip: Sequence[Tensor],
+    channels: Sequence[Tensor | float],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``p', scale * norm(stream * p' + embedding * x0), q', scale * norm(q')``.
+
+    Args:
+        lanes: p, q, a, m (…, D) of one dtype; p alone where the lanes part: the sum in brackets and q' are p then.
+        numbers: fp32, 0-d: k_0, t_00, t_10, k_1, t_01, t_11; none where the lanes part.
+        x0: (…, D); handed on.
+        skip: (…, D), or none.
+        channels: fp32, (D,) or one number: stream, embedding; with a skip also gate and weight.
+        scale: of the norms.
+    """
+    shape = lanes[0].shape
+    terms = [term.reshape(-1, shape[-1]).contiguous() for term in (lanes[0], x0.value, *lanes[1:], *skip)]
+    factors = [per_channel(factor, terms[0]) for factor in channels]
+    packed = torch.stack([*numbers]) if numbers else factors[0].new_empty(0)
+    *found, handed = _Lanes.apply(len(terms), scale, *terms, *factors, packed)
+    x0.value = handed.view(shape)
+    lane, normed, other, other_normed = (result.view(shape) for result in found)
+    return lane, normed, other, other_normed
+
+
+@torch.library.custom_op(
+    "golf::lanes",
+    mutates_args=(),
+    schema="(Tensor[] terms, Tensor[] factors, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _lanes(terms: list[Tensor], factors: list[Tensor], scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    outputs = _outputs(terms)
+    rows, width = terms[0].shape
+    _forward_kernel[(-(-rows // ROWS),)](
+        *_operands(terms, factors), *outputs, rows, width, scale, EPS, *_kind(terms), ROWS,
+        power_of_two(width), num_warps=ROWS,
+    )  # fmt: skip
+    return outputs
+
+
+@_lanes.register_fake
+def _(terms: list[Tensor], factors: list[Tensor], scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(terms)
+
+
+def _outputs(terms: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    lane, normed, other_normed = (torch.empty_like(terms[0]) for _ in range(3))
+    return lane, normed, torch.empty_like(lane) if len(terms) >= BRANCHED else lane.new_empty(0), other_normed
+
+
+@torch.library.custom_op(
+    "golf::lanes_backward",
+    mutates_args=(),
+    schema="(Tensor[] flows, Tensor? carried, Tensor[] terms, Tensor[] factors, float scale)"
+    " -> (Tensor[], Tensor, Tensor)",
+)
+def _lanes_backward(
+    flows: list[Tensor], carried: Tensor | None, terms: list[Tensor], factors: list[Tensor], scale: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    gradients = [torch.empty_like(term) for term in terms]
+    rows, width = terms[0].shape
+    grid = min(-(-rows // ROWS), programs(terms[0].device, BACKWARD_PROGRAMS))
+    parts = torch.empty(grid, len(factors) - 1, width, device=terms[0].device)
+    numbers = torch.empty(grid, NUMBERS, device=terms[0].device)
+    _backward_kernel[(grid,)](
+        *flows, flows[0] if carried is None else carried, *_operands(terms, factors), *_places(gradients),
+        parts, numbers, rows, width, scale, EPS, *_kind(terms), carried is not None, ROWS,
+        power_of_two(width), num_warps=ROWS,
+    )  # fmt: skip
+    return gradients, parts.sum(0), numbers.sum(0)
+
+
+@_lanes_backward.register_fake
+def _(
+    flows: list[Tensor], carried: Tensor | None, terms: list[Tensor], factors: list[Tensor], scale: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    gradients, number = [torch.empty_like(term) for term in terms], factors[0].new_empty(NUMBERS)
+    return gradients, factors[0].new_empty(len(factors) - 1, terms[0].shape[1]), number
+
+
+class _Lanes(torch.autograd.Function):
+    """The operators; they hand x0 on, and p where the lanes part."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, scale: float, *tensors: Tensor) -> tuple[Tensor, ...]:
+        terms, factors = tensors[:count], tensors[count:]
+        lane, normed, other, other_normed = _lanes([*terms], [*factors], scale)
+        ctx.set_materialize_grads(False)
+        ctx.count, ctx.scale, ctx.branched = count, scale, count >= BRANCHED
+        ctx.save_for_backward(*tensors)
+        return lane, normed, other if ctx.branched else terms[0], other_normed, terms[1]
+
+    @staticmethod
+    def backward(ctx: Any, *flows: Tensor | None) -> Any:
+        terms, factors = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+        *own, carried = (None if flow is None else flow.contiguous() for flow in flows)
+        known = [torch.zeros_like(terms[0]) if flow is None else flow for flow in own]
+        gradients, of_channels, of_numbers = _lanes_backward(known, carried, terms, factors, ctx.scale)
+        return None, None, *gradients, *of_channels.unbind(), of_numbers if ctx.branched else None
+
+
+def _kind(terms: list[Tensor]) -> tuple[bool, bool]:
+    """Whether there are branches, and whether there is a skip."""
+    return len(terms) >= BRANCHED, len(terms) in (3, BRANCHED + 1)
+
+
+def _places(terms: list[Tensor]) -> list[Tensor]:
+    """p, x0, q, a, m, skip: what there is not holds p."""
+    branched, _ = _kind(terms)
+    placed = terms if branched else [*terms[:2], *terms[:1] * 3, *terms[2:]]
+    return placed + terms[:1] * (BRANCHED + 1 - len(placed))
+
+
+def _operands(terms: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
+    """Terms, numbers and channels in the kernels' places."""
+    *channels, numbers = factors
+    return [*_places(terms), numbers, *channels, *channels[: 4 - len(channels)]]
+
+
+@Kernel
+def _forward_kernel(  # type: ignore[no-untyped-def]
+    p, x0, q, a, m, skip, numbers, stream, embedding, gate, weight, lane, normed, other, other_normed,
+    rows, width, scale, eps,
+    BRANCHED: tl.constexpr, MERGED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    at, inside, channel = row * width + column, (row < rows) & (column < width), column < width
+    u = tl.load(p + at, inside, 0.0).to(tl.float32)
+    v = u
+    if BRANCHED:
+        first, second = tl.load(a + at, inside, 0.0).to(tl.float32), tl.load(m + at, inside, 0.0).to(tl.float32)
+        v = tl.load(numbers + 3) * tl.load(q + at, inside, 0.0).to(tl.float32)
+        v += tl.load(numbers + 4) * first + tl.load(numbers + 5) * second
+        tl.store(other + at, v.to(other.dtype.element_ty), inside)
+        u = tl.load(numbers) * u + tl.load(numbers + 1) * first + tl.load(numbers + 2) * second
+    inverse = tl.rsqrt(tl.sum(v * v, 1) / width + eps) * scale
+    tl.store(other_normed + at, (v * inverse[:, None]).to(other_normed.dtype.element_ty), inside)
+    if MERGED:
+        u = tl.load(gate + column, channel, 0.0) * u
+        u += tl.load(weight + column, channel, 0.0) * tl.load(skip + at, inside, 0.0).to(tl.float32)
+    tl.store(lane + at, u.to(lane.dtype.element_ty), inside)
+    u = tl.load(stream + column, channel, 0.0) * u
+    u += tl.load(embedding + column, channel, 0.0) * tl.load(x0 + at, inside, 0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps) * scale
+    tl.store(normed + at, (u * inverse[:, None]).to(normed.dtype.element_ty), inside)
+
+
+@Kernel
+def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0915 - the chain rule, line by line
+    dlane, dnormed, dother, dother_normed, carried, p, x0, q, a, m, skip, numbers, stream, embedding, gate, weight,
+    dp, dx0, dq, da, dm, dskip, parts, of_numbers, rows, width, scale, eps,
+    BRANCHED: tl.constexpr, MERGED: tl.constexpr, CARRIED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, BLOCK)[None, :]
+    channel = column < width
+    s0 = tl.zeros((ROWS, BLOCK), tl.float32)
+    s1, s2, s3 = s0, s0, s0
+    n0 = tl.zeros((ROWS,), tl.float32)
+    n1, n2, n3, n4, n5 = n0, n0, n0, n0, n0
+    for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        at, inside = row * width + column, (row < rows) & channel
+        own = tl.load(p + at, inside, 0.0).to(tl.float32)
+        added = own
+        if BRANCHED:
+            first, second = tl.load(a + at, inside, 0.0).to(tl.float32), tl.load(m + at, inside, 0.0).to(tl.float32)
+            added = tl.load(numbers) * own + tl.load(numbers + 1) * first + tl.load(numbers + 2) * second
+        merged = added
+        if MERGED:
+            # Factors are loaded where they are used, from the cache: kept, they would take the sums' registers.
+            carry = tl.load(skip + at, inside, 0.0).to(tl.float32)
+            opened, share = tl.load(gate + column, channel, 0.0), tl.load(weight + column, channel, 0.0)
+            merged = opened * added + share * carry
+        embedded = tl.load(x0 + at, inside, 0.0).to(tl.float32)
+        kept, mixed = tl.load(stream + column, channel, 0.0), tl.load(embedding + column, channel, 0.0)
+        u = kept * merged + mixed * embedded
+        flow = tl.load(dnormed + at, inside, 0.0).to(tl.float32) * scale
+        inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps)[:, None]
+        along = tl.sum(flow * u, 1)[:, None] / width * inverse * inverse
+        g = inverse * (flow - along * u)
+        s0 += g * merged
+        s1 += g * embedded
+        flow = mixed * g
+        if CARRIED:
+            flow += tl.load(carried + at, inside, 0.0).to(tl.float32)
+        tl.store(dx0 + at, flow.to(dx0.dtype.element_ty), inside)
+        g = kept * g + tl.load(dlane + at, inside, 0.0).to(tl.float32)
+        if MERGED:
+            s2 += g * added
+            s3 += g * carry
+            tl.store(dskip + at, (share * g).to(dskip.dtype.element_ty), inside)
+            g = opened * g
+        u = own
+        if BRANCHED:
+            other = tl.load(q + at, inside, 0.0).to(tl.float32)
+            u = tl.load(numbers + 3) * other + tl.load(numbers + 4) * first + tl.load(numbers + 5) * second
+        flow = tl.load(dother_normed + at, inside, 0.0).to(tl.float32) * scale
+        inverse = tl.rsqrt(tl.sum(u * u, 1) / width + eps)[:, None]
+        along = tl.sum(flow * u, 1)[:, None] / width * inverse * inverse
+        h = inverse * (flow - along * u) + tl.load(dother + at, inside, 0.0).to(tl.float32)
+        if BRANCHED:
+            n0 += tl.sum(g * own, 1)
+            n1 += tl.sum(g * first, 1)
+            n2 += tl.sum(g * second, 1)
+            n3 += tl.sum(h * other, 1)
+            n4 += tl.sum(h * first, 1)
+            n5 += tl.sum(h * second, 1)
+            tl.store(dq + at, (tl.load(numbers + 3) * h).to(dq.dtype.element_ty), inside)
+            flow = tl.load(numbers + 1) * g + tl.load(numbers + 4) * h
+            tl.store(da + at, flow.to(da.dtype.element_ty), inside)
+            flow = tl.load(numbers + 2) * g + tl.load(numbers + 5) * h
+            tl.store(dm + at, flow.to(dm.dtype.element_ty), inside)
+            g = tl.load(numbers) * g
+        else:
+            g += h
+        tl.store(dp + at, g.to(dp.dtype.element_ty), inside)
+    channels = tl.arange(0, BLOCK) < width
+    parts += tl.program_id(0) * (2 + 2 * MERGED) * width + tl.arange(0, BLOCK)
+    tl.store(parts, tl.sum(s0, 0), channels)
+    tl.store(parts + width, tl.sum(s1, 0), channels)
+    if MERGED:
+        tl.store(parts + 2 * width, tl.sum(s2, 0), channels)
+        tl.store(parts + 3 * width, tl.sum(s3, 0), channels)
+    of_numbers += tl.program_id(0) * 6
+    tl.store(of_numbers, tl.sum(n0, 0))
+    tl.store(of_numbers + 1, tl.sum(n1, 0))
+    tl.store(of_numbers + 2, tl.sum(n2, 0))
+    tl.store(of_numbers + 3, tl.sum(n3, 0))
+    tl.store(of_numbers + 4, tl.sum(n4, 0))
+    tl.store(of_numbers + 5, tl.sum(n5, 0))
