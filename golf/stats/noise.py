@@ -74,8 +74,9 @@ class NoiseFloor:
 def noise_floor(observations: Iterable[Observation]) -> NoiseFloor:
     """Estimate the components by the analysis of variance of nested, unbalanced groups.
 
-    Searle, Casella and McCulloch, Variance Components (1992), chapter 3. With N runs, n_cs of seed s in configuration c: the mean square within (c, s) estimates machine^2; that between the
-    seeds of a configuration estimates machine^2 + n0 seed^2, where n0 = (N - sum_c sum_s n_cs^2 / n_c) / df.
+    With N runs, n_cs of seed s in configuration c: the mean square within (c, s) estimates machine^2; that between the
+    seeds of a configuration estimates machine^2 + n0 seed^2, where n0 = (N - sum_c sum_s n_cs^2 / n_c) / df
+    (Searle, Casella and McCulloch, Variance Components, 1992, chapter 3).
     A negative difference is taken as zero.
 
     Raises:

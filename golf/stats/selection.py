@@ -1,9 +1,9 @@
 """The best K of N seeds: how much luck the choice adds, and a p that pays for it.
 
 The mean of the K lowest of N scores lies below the true mean even when nothing was gained, and their spread is too
-small. A t test on them that doesn't know of the other N - K therefore finds gains that aren't there: with the best 3
-of 10, more than half of all nulls pass at 0.01. The corrected p asks what the same t would have been by chance had
-N seeds been run and the K lowest been kept.
+small. A t test on them that doesn't know of the other N - K finds gains that aren't there: against three seeds of the
+same quality the best 3 of 10 pass at 0.01 in 9 % of cases, against their exact mean in 25 %. The corrected p asks how
+often chance alone would give a t as low, had N seeds been run and the K lowest been kept.
 """
 
 from __future__ import annotations

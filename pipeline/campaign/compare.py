@@ -129,7 +129,7 @@ def _chosen(ours: Side, best: int | None, ran: int | None) -> tuple[dict[int, fl
         return dict(ours.scores), total if total > len(ours.scores) else None
     if not 1 <= best <= len(ours.scores) <= total:
         raise ConfigError(
-            f"--best {best} of {total}: {ours.name} has {len(ours.scores)} seeds, needed best <= seeds known <= seeds run",
+            f"--best {best} of {total}: {ours.name} has {len(ours.scores)} seeds, needed best <= known <= run",
             hint="fairway compare A B --best 3 --of 5",
         )
     if total > len(ours.scores) > best:

@@ -198,7 +198,7 @@ def _clock(entry: Entry) -> Iterator[Finding]:
     if not entry.record:
         return
     for seed in entry.seeds:
-        hessian = seed.log.numbers.get("hessian_s") if seed.log else None
+        hessian = seed.training.numbers.get("hessian_s") if seed.training else None
         train = seed.train_seconds
         if train is not None and train.value + (hessian.value if hessian else 0.0) > CLOCK + GRACE:
             told = f" and {hessian.value:.1f} s of Hessians" if hessian else ""
@@ -207,7 +207,7 @@ def _clock(entry: Entry) -> Iterator[Finding]:
         if seed.eval_seconds is not None and seed.eval_seconds.value > CLOCK:
             yield Finding("eval-clock", f"{_name(seed)}: {seed.eval_seconds.value:.1f} s of evaluation",
                           (seed.eval_seconds.source,))  # fmt: skip
-        world = seed.log.numbers.get("world_size") if seed.log else None
+        world = seed.training.numbers.get("world_size") if seed.training else None
         if world and world.value != 8:
             yield Finding("hardware", f"{_name(seed)}: {world.value:.0f} GPUs, needed 8", (world.source,))
 

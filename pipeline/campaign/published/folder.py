@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ NO_LOG = re.compile(r"^requirements.*\.txt$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed; ``score`` and ``log``: the line that prints the same score, and its log."""
+    """One seed; ``score`` and ``log``: the line that prints the same score, and its log.
+
+    ``training``: the log of the run that made its model, another one where the score is of a later evaluation.
+    """
 
     seed: int | None
     bpb: Sourced
@@ -41,6 +44,7 @@ class SeedResult:
     eval_seconds: Sourced | None = None
     score: Score | None = None
     log: Log | None = None
+    training: Log | None = None
 
 
 @dataclass
@@ -100,6 +104,7 @@ def read_folder(folder: Path, top: Path) -> Entry:
         problems.append(f"{document.name}: no {' or '.join(BPB)} (its keys: {keys})")
     if stated is None and not seeds:
         raise DataError(f"{place}: no score: {'; '.join(problems) or 'neither submission.json nor a log'}")
+    seeds = tuple(replace(seed, training=_training(seed.log, logs)) for seed in seeds)
     bpb = stated or _mean([seed.bpb for seed in seeds])
     total = document.first(*TOTAL) if document else None
     if total is None and document is not None:
@@ -114,7 +119,7 @@ def read_folder(folder: Path, top: Path) -> Entry:
         std=document.first(*STD) if document else None,
         seeds=seeds,
         total=total,
-        sizes=sizes(folder, top, [(seed.log, seed.total) for seed in seeds], total, logs),
+        sizes=sizes(folder, top, [(seed.training, seed.total) for seed in seeds], total, logs),
         document=document,
         logs=tuple(logs),
         ran=_disclosed(document) if document else (),
@@ -232,17 +237,23 @@ def _from_log(seed: int | None, bpb: Sourced, score: Score | None, log: Log | No
 
 
 def _confirm(bpb: Sourced, seed: int | None, logs: list[Log]) -> tuple[Score | None, Log | None]:
-    """The line that prints ``bpb``, most decimals first, in a log of that seed or of none; else just that log.
+    """The line that prints ``bpb``, in a log of that seed or of none; if none does, just that seed's log.
 
-    A final score goes before one printed during training.
+    Most decimals go first, then the nearest; a final score goes before one printed during training.
     """
     own = [log for log in logs if seed is None or log.seed in (seed, None)]
     for scores in (lambda log: log.scores, lambda log: [log.progress] if log.progress else []):
         matches = [(score, log) for log in own for score in scores(log) if score.bpb.agrees(bpb)]
         if matches:
-            return max(matches, key=lambda match: match[0].bpb.digits)
+            return max(matches, key=lambda match: (match[0].bpb.digits, -abs(match[0].bpb.value - bpb.value)))
     named = [log for log in own if log.seed == seed and seed is not None]
     return None, named[0] if named else None
+
+
+def _training(log: Log | None, logs: list[Log]) -> Log | None:
+    if log is None or log.models or log.totals or log.seed is None:
+        return log
+    return next((other for other in logs if other.seed == log.seed and (other.models or other.totals)), log)
 
 
 def _seconds(document: Document, key: Key, log: Log | None, stage: str) -> Sourced | None:

@@ -50,6 +50,7 @@ class Document:
     name: str
     content: dict[str, Any]
     lines: dict[Key, int]
+    digits: dict[Key, int]  # decimals as written: 1.1000 has four, which its value no longer shows
 
     def number(self, *key: str | int, scale: float = 1.0) -> Sourced | None:
         """The finite number at ``key``, times ``scale``; None for anything else that may stand there."""
@@ -63,8 +64,7 @@ class Document:
                 return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
             return None
-        digits = len(repr(value).partition(".")[2]) if isinstance(value, float) else 0
-        return Sourced(value * scale, self.source(*key), digits)
+        return Sourced(value * scale, self.source(*key), self.digits.get(key, 0))
 
     def first(self, *names: str, under: Key = (), scale: float = 1.0) -> Sourced | None:
         """The number under the first of several ``names`` for the same thing."""
@@ -107,11 +107,13 @@ def read_document(path: Path, name: str) -> Document:
         raise DataError(f"{path.name}: not JSON: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path.name}: found {type(content).__name__}, needed an object")
-    return Document(name, content, dict(_lines(text)))
+    values = list(_values(text))
+    digits = {key: len(token.partition(".")[2]) for key, _, token in values if re.fullmatch(r"-?\d+\.\d+", token)}
+    return Document(name, content, {key: line for key, line, _ in values}, digits)
 
 
-def _lines(text: str) -> Iterator[tuple[Key, int]]:
-    """Where each value of a valid JSON text begins: its key, its line (from 1)."""
+def _values(text: str) -> Iterator[tuple[Key, int, str]]:
+    """Each value of a valid JSON text: its key, the line on which it begins (from 1), its first token."""
     path: list[str | int] = []
     kinds: list[str] = []  # of the open brackets
     name: str | None = None  # a string that may turn out to be a key
@@ -130,7 +132,7 @@ def _lines(text: str) -> Iterator[tuple[Key, int]]:
         elif kinds and kinds[-1] == "{" and token[0] == '"' and _is_key(text, match.end()):
             name = json.loads(token)
         else:
-            yield tuple(path), line
+            yield tuple(path), line, token
             if token in "{[":
                 kinds.append(token)
                 path.append(0)
