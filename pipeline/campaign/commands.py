@@ -11,8 +11,6 @@ import typer
 
 from golf.runtime.errors import ConfigError
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.", dir_okay=False)]
-
 
 def add(app: typer.Typer) -> None:
     """Register the verbs; what each of them needs is imported when it runs."""
@@ -23,7 +21,7 @@ def add(app: typer.Typer) -> None:
 def noise(
     effect: Annotated[float | None, typer.Option(help="A gain in bpb: how many seeds does it need?")] = None,
     best: Annotated[str | None, typer.Option(help="K:N, what choosing the best K of N seeds adds by luck.")] = None,
-    json_file: JsonFile = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
     """Measure the noise floor of the runs in MLflow, and what a number of seeds can show above it.
 
@@ -40,7 +38,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="What it is held against.")],
     best: Annotated[int | None, typer.Option(help="Only A's so many best seeds; p then knows of the choice.")] = None,
     of: Annotated[int | None, typer.Option(help="How many seeds of A were run, if more than are known.")] = None,
-    json_file: JsonFile = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
     """Compare two results: parameters, seeds, tests, bytes, seconds, dollars, and one sentence that knows the noise.
 
@@ -57,7 +55,7 @@ def compare(
 def records(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A checkout of the challenge, or part of it.")],
     sources: Annotated[bool, typer.Option("--sources", help="Under the table, the line behind each number.")] = False,
-    json_file: JsonFile = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
     """Import the public challenge's records into a leaderboard: scores recomputed, findings named.
 

@@ -207,12 +207,13 @@ def _logged_seeds(stated: Sourced | None, logs: list[Log]) -> tuple[SeedResult, 
                 same = [run for run in runs if stated is not None and run[1].bpb.agrees(stated)]
                 runs = same or [run for run in runs if run[0].seed is not None] or runs[-1:]
             digits = min(score.bpb.digits for _, score in runs)
+            shared = digits if stated is None else min(digits, stated.digits)  # a close match goes before a coarse one
             if stated is None:
                 options.append(((len(runs), order), runs))
             elif _mean([score.bpb for _, score in runs]).agrees(stated):
-                options.append(((2, digits, order), runs))
+                options.append(((shared, 2, digits, order), runs))
             elif any(score.bpb.agrees(stated) for _, score in runs):
-                options.append(((1, digits, order), runs))
+                options.append(((shared, 1, digits, order), runs))
     if not options:
         alone = [log for log in logs if stated and log.progress and log.progress.bpb.agrees(stated)]
         return tuple(_from_log(log.seed, log.progress.bpb, log.progress, log) for log in alone if log.progress)

@@ -67,6 +67,12 @@ def test_seeds_that_only_the_logs_have_are_found_by_their_mean(tmp_path: Path) -
     assert "best-seed-stated" in kinds(made, tmp_path)
 
 
+def test_a_score_with_all_its_decimals_goes_before_a_rounded_mean_that_is_near(tmp_path: Path) -> None:
+    logs = {f"train_seed{s}__log": log(v, s) for s, v in {1: 1.20143417, 2: 1.19945102, 3: 1.20319508}.items()}
+    entry = read_folder(folder(tmp_path, "f", {"val_bpb": 1.20143417}, **logs), tmp_path)
+    assert entry.values == [1.20143417, 1.19945102, 1.20319508]
+
+
 def test_logs_that_name_no_seed_stand_for_themselves(tmp_path: Path) -> None:
     made = folder(tmp_path, "f", {"val_bpb": 1.2}, a__log=log(1.2, None), b__log=log(1.4, None))
     assert read_folder(made, tmp_path).values == [1.2]
