@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,11 +77,12 @@ def _best(text: str) -> tuple[int, int]:
 
 
 def _finish(lines: list[str], content: Any, json_file: Path | None) -> None:
-    """Print, then write the file; a NaN would be a bug, and is refused before anything is printed."""
+    """Print, then write the file. Foreign names may hold anything: nothing that moves the cursor is printed."""
     from golf.runtime.files import write_json
 
-    json.dumps(content, allow_nan=False)
     encoding = sys.stdout.encoding or "utf-8"
-    typer.echo("\n".join(lines).encode(encoding, "replace").decode(encoding))
+    for line in lines:
+        text = "".join(character if character.isprintable() else "?" for character in line)
+        typer.echo(text.encode(encoding, "replace").decode(encoding))
     if json_file is not None:
         write_json(json_file, content)

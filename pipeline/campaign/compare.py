@@ -192,7 +192,12 @@ def _verdict(
         limit = floor.detectable(seeds, alpha=alpha) if floor is not None and seeds > 1 else None
         return found if limit is None else f"{found}; {seeds} seeds a side find {limit:.5f} in 80% of cases"
     word = "better" if difference < 0 else "worse"
-    return f"{head}: {word} by {abs(difference):.5f} bpb [{low:.5f}, {high:.5f}] ({level})"
+    found = f"{head}: {word} by {abs(difference):.5f} bpb [{low:.5f}, {high:.5f}] ({level})"
+    if selection is None:
+        return found
+    return (
+        f"{found}; these are the best {selection.best} of {selection.ran}: p = {selection.p:.2g} knowing of the choice"
+    )
 
 
 def _price() -> float | None:

@@ -11,6 +11,8 @@ from typing import Any
 from golf.params.stats import Stats
 from golf.runtime.errors import DataError, MissingInput
 from golf.stats.baseline import Baseline
+from golf.stats.noise import pooled_spread
+from golf.stats.power import minimum_detectable_difference
 from golf.stats.selection import SelectionTest, selected_test
 from golf.stats.significance import moments
 from golf.stats.verdict import Comparison, compare
@@ -231,7 +233,17 @@ def summary(board: Leaderboard) -> list[str]:
     ruled_out = sum(not row.legal for row in board.rows)
     lines = [f"{len(board.rows)} of {len(board.rows) + len(board.failed)} folders imported, {ruled_out} ruled out"]
     lines += [f"not imported: {folder}: {reason}" for folder, reason in board.failed.items()]
-    return [*lines, f"findings, by folders: {found}"] if found else lines
+    lines += [f"findings, by folders: {found}"] if found else []
+    several = [row.entry.values for row in board.rows if row.entry.record and len(set(row.entry.values)) > 1]
+    if (spread := pooled_spread(several)) is not None:
+        low, high = spread.interval()
+        limit = minimum_detectable_difference(spread.std, 3, baseline_std=spread.std, baseline_n=3, alpha=Stats().alpha)
+        lines.append(
+            f"seed sigma over the {len(several)} entries of the 10-minute track with several seeds: "
+            f"{spread.std:.5f} bpb [{low:.5f}, {high:.5f}]; three seeds a side find {limit:.5f} in 80% of cases "
+            f"at p < {Stats().alpha:g}"
+        )
+    return lines
 
 
 def sources(board: Leaderboard) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.campaign.published.sourced import Sourced, read_text, sourced
 
+LINE = 400  # characters; no result is longer, and patterns may take quadratic time
 _N = r"([0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
 _STAMP = re.compile(r"^\d{9,11}(?:\.\d+)?\s+")  # some logs have the time in front of every line
 _SCORE = re.compile(
@@ -108,7 +109,7 @@ def read_log(path: Path, name: str) -> Log:
     log = Log(name)
     for number, raw in enumerate(read_text(path).split("\n"), 1):
         line = _STAMP.sub("", raw.rstrip("\r"))
-        if len(line) < 4000 and any(character.isdigit() for character in line):
+        if len(line) <= LINE and any(character.isdigit() for character in line):
             _read_line(log, line, f"{name}:{number}")
     return log
 
@@ -119,7 +120,7 @@ def _read_line(log: Log, line: str, source: str) -> None:
         return
     if _COLD.match(line):
         return
-    if match := _SCORE.match(line):
+    if "val_bpb" in line and (match := _SCORE.match(line)):
         label = (match.group(2) or "") + match.group(1).strip()
         final = _score(label, match.group(3), match.group(4), line, source)
         log.scores += [final] if final else []

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +86,9 @@ def test_chosen_seeds_have_both_p_side_by_side() -> None:
     assert published.selection is not None
     assert published.selection.p == result.selection.p
     assert judge(ours, theirs, FLOOR, Stats(), best=5).selection is None
+    clear = judge(side("A", 1.0, 1.001, 1.002, 1.003), side("B", 1.104, 1.1045, 1.105), FLOOR, Stats(), best=3)
+    assert "better by" in clear.verdict
+    assert "the best 3 of 4: p = " in clear.verdict
 
 
 @pytest.mark.parametrize(("best", "ran"), [(0, None), (4, None), (2, 2), (2, 9)])
@@ -181,3 +187,15 @@ def test_the_verbs_print_and_write_the_same(here: Path) -> None:
 @pytest.mark.parametrize("verb", ["noise", "compare", "records"])
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert f"Example: fairway {verb}" in " ".join(run(verb, "--help").split())
+
+
+def test_the_verbs_cost_the_start_of_the_command_nothing(tmp_path: Path) -> None:
+    probe = "import sys, pipeline.campaign.commands; print(*sorted({n.split('.')[0] for n in sys.modules}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert not {"numpy", "scipy", "torch", "mlflow", "dvc", "yaml"} & set(done.stdout.decode().split())
+
+
+def test_names_from_elsewhere_do_not_move_the_cursor(here: Path) -> None:
+    folder(here, "f\x1b[2J", {"\x1b[31mkey": 1})
+    assert "\x1b" not in run("records", ".", "--sources")
