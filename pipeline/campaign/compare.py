@@ -176,10 +176,8 @@ def _verdict(
     floor: NoiseFloor | None, alpha: float, selection: SelectionTest | None, seeds: int,
 ) -> str:  # fmt: skip
     head = f"{ours.name} against {theirs.name}"
-    if ours.val_bytes is None or theirs.val_bytes is None:
-        return f"{head}: no claim: it isn't known how much text one of them was scored on"
-    if abs(ours.val_bytes / theirs.val_bytes - 1) > SAME_TEXT:
-        return f"{head}: no claim: other text ({ours.val_bytes:,.0f} bytes against {theirs.val_bytes:,.0f})"
+    if other := _other_text(ours, theirs):
+        return f"{head}: no claim: {other}"
     if interval is None:
         return f"{head}: {abs(difference):.5f} bpb {'below' if difference < 0 else 'above'}; no claim: {basis}"
     low, high = sorted((abs(interval[0]), abs(interval[1])))
@@ -198,6 +196,15 @@ def _verdict(
     return (
         f"{found}; these are the best {selection.best} of {selection.ran}: p = {selection.p:.2g} knowing of the choice"
     )
+
+
+def _other_text(ours: Side, theirs: Side) -> str:
+    """Why a score of one side says nothing about one of the other; empty if both are of the same text."""
+    if ours.val_bytes is None or theirs.val_bytes is None:
+        return "it isn't known how much text one of them was scored on"
+    if abs(ours.val_bytes / theirs.val_bytes - 1) > SAME_TEXT:
+        return f"other text ({ours.val_bytes:,.0f} bytes against {theirs.val_bytes:,.0f})"
+    return ""
 
 
 def _price() -> float | None:
