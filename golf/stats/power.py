@@ -40,8 +40,12 @@ def minimum_detectable_difference(
     return float(error * nctdtrinc(df, 1 - power, critical))
 
 
-def seeds_needed(difference: float, std: float, *, alpha: float = 0.01, power: float = 0.8, most: int = 1000) -> int:
+def seeds_needed(
+    difference: float, std: float, *, paired: bool = False, alpha: float = 0.01, power: float = 0.8, most: int = 1000
+) -> int:
     """Seeds a side, both with spread ``std``, to find a true gain of ``difference``; ``most`` if no fewer do.
+
+    ``paired``: both sides run the same seeds, and ``std`` is the spread of their differences.
 
     Raises:
         DataError: ``difference`` is not above zero, or as in :func:`minimum_detectable_difference`.
@@ -52,7 +56,7 @@ def seeds_needed(difference: float, std: float, *, alpha: float = 0.01, power: f
     while low < high:  # the detectable difference falls as seeds are added
         middle = (low + high) // 2
         found = minimum_detectable_difference(
-            std, middle, baseline_std=std, baseline_n=middle, alpha=alpha, power=power
+            std, middle, baseline_std=0.0 if paired else std, baseline_n=middle, alpha=alpha, power=power
         )
         low, high = (low, middle) if found <= difference else (middle + 1, high)
     return low

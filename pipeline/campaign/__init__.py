@@ -1,0 +1,1 @@
+"""What is done around runs of the graph: noise, comparisons, published records."""

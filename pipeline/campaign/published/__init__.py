@@ -1,0 +1,1 @@
+"""Reading a checkout of the public challenge."""

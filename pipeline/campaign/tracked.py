@@ -1,0 +1,116 @@
+"""The runs that ``track`` has logged to MLflow, read back: a state of the graph and its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from golf.params.base import load
+from golf.params.tracking import Tracking
+from golf.runtime.errors import MissingInput
+from golf.stats.noise import Observation
+from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.track import COMPLETE, KEY, PARENT
+
+SCORE, TEXT, TOTAL = "evaluate.bpb", "evaluate.bytes", "gate.total_bytes"
+# What does not change a seed's score: where it is logged, what it is tested against, which other seeds ran.
+_ASIDE = ("seed", "seeds", "tracking.", "hardware.", "stats.", "audit.")
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """A seed of a state: ``metrics`` as ``track`` names them (``evaluate.bpb``, ``seconds.train``)."""
+
+    seed: int
+    metrics: Mapping[str, float]
+    device: str
+    ran_at: Mapping[str, str]  # stage to the time at which it really ran; a restored stage keeps its old one
+
+
+@dataclass(frozen=True)
+class State:
+    """A whole state of the graph: parameters by dotted name, one run a seed."""
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    seeds: tuple[SeedRun, ...]
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """What two states must share for a difference of their scores to be noise: parameters and code."""
+        kept = sorted(f"{key}={value}" for key, value in self.params.items() if not key.startswith(_ASIDE))
+        return (self.tags.get("git.commit", ""), *kept)
+
+
+def read_states(root: Path) -> list[State]:
+    """Every whole state in the experiment of params.yaml, oldest first.
+
+    Raises:
+        MissingInput: nothing was logged yet.
+        FairwayError: MLflow isn't installed or can't be reached.
+    """
+    tracking = load(Tracking)
+    uri = absolute_uri(tracking.uri, top_folder(root))
+    file = database_file(uri)
+    if file is not None and not file.is_file():
+        raise MissingInput(f"tracking.uri: {file}: no such database, needed runs logged by track", hint="dvc repro")
+    with open_store(uri) as client:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            raise MissingInput(
+                f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
+                hint="dvc repro track",
+            )
+        runs = _all(client, experiment.experiment_id)
+    children: dict[str, list[SeedRun]] = {}
+    for run in runs:
+        parent, seed = run.data.tags.get(PARENT), run.data.tags.get("seed", "")
+        if parent and seed.lstrip("-").isdigit():
+            children.setdefault(parent, []).append(_seed_run(int(seed), run))
+    whole = [run for run in runs if run.data.tags.get(COMPLETE) == "true" and run.data.tags.get(KEY)]
+    return [
+        State(run.info.run_id, run.info.run_name or "", run.data.tags, run.data.params,
+              tuple(sorted(children.get(run.info.run_id, []), key=lambda child: child.seed)))
+        for run in sorted(whole, key=lambda run: (run.info.start_time, run.info.run_id))
+    ]  # fmt: skip
+
+
+def observations(states: list[State], scored_bytes: int | None = None) -> list[Observation]:
+    """Each run that really happened, once: a state with a changed test logs restored seeds again.
+
+    ``scored_bytes``: only runs scored on that much text.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    found = []
+    for state in states:
+        for run in state.seeds:
+            value, text = run.metrics.get(SCORE), run.metrics.get(TEXT)
+            if value is None or (scored_bytes is not None and text != scored_bytes):
+                continue
+            configuration = (*state.configuration, text)
+            # a training whose time nobody logged can't be told from itself, and counts once a value
+            mark = (configuration, run.seed, run.ran_at.get("train", ""), value)
+            if mark not in seen:
+                seen.add(mark)
+                found.append(Observation(configuration, run.seed, value, run.device))
+    return found
+
+
+def _seed_run(seed: int, run: Any) -> SeedRun:
+    tags = run.data.tags
+    ran = {key.removeprefix("ran_at."): value for key, value in tags.items() if key.startswith("ran_at.")}
+    return SeedRun(seed, run.data.metrics, tags.get("device", ""), ran)
+
+
+def _all(client: Any, experiment: str) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        found += list(page)
+        token = page.token
+        if not token:
+            return found
