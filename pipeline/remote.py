@@ -1,0 +1,135 @@
+"""The DVC remote as a place for files, through DVC's own connection to it: whatever DVC can push to.
+
+``python -m pipeline.remote`` writes a small file there, reads it back and removes it: what ``fairway doctor`` asks, in
+a process of its own, since a connection may hang. Beside DVC's ``files/`` Fairway keeps a folder ``fairway/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
+
+FOLDER = "fairway"
+CHUNK = 2**22  # bytes read at once
+NO_REMOTE = "dvc remote add -d store s3://BUCKET/PATH, or any folder on another disk"
+
+
+class Remote:
+    """Files under the remote's own address; ``key`` is a path below it, with slashes."""
+
+    def __init__(self, name: str, address: str, fs: Any, files: Any) -> None:
+        self.name, self.address, self._fs, self._files = name, address, fs, files
+
+    def put(self, source: Path, key: str) -> None:
+        """Upload a file; what has the same key is replaced only when all of it is there."""
+        with refusals(self):
+            path = self._path(key)
+            self._fs.makedirs(self._fs.parent(path), exist_ok=True)
+            self._fs.put_file(str(source), path)
+
+    def digest(self, key: str, algorithm: str = "sha256") -> str | None:
+        """The hash of what the remote gives back, read whole; None: there is nothing of that name."""
+        return self._digest(self._path(key), algorithm)
+
+    def object_digest(self, oid: str) -> str | None:
+        """The same of an object of DVC's cache, by MD5 as DVC names it."""
+        return self._digest(self._files.oid_to_path(oid), "md5")
+
+    def has_object(self, oid: str) -> bool:
+        """Whether there is such an object, without reading it."""
+        with refusals(self):
+            return bool(self._files.exists(oid))
+
+    def remove(self, key: str) -> None:
+        """Delete a file."""
+        with refusals(self):
+            self._fs.remove(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return str(self._fs.join(self.address, FOLDER, *key.split("/")))
+
+    def _digest(self, path: str, algorithm: str) -> str | None:
+        found = hashlib.new(algorithm, usedforsecurity=False)
+        with refusals(self):
+            try:
+                with self._fs.open(path, "rb") as file:
+                    while chunk := file.read(CHUNK):
+                        found.update(chunk)
+            except FileNotFoundError:
+                return None
+        return found.hexdigest()
+
+
+@contextmanager
+def refusals(remote: Remote) -> Iterator[None]:
+    """Any error of the remote's connection as one line; a full disk here stays the disk error that it is."""
+    try:
+        yield
+    except (FairwayError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # each kind of storage raises its own
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        code = Exit.IO if isinstance(error, OSError) and error.errno else Exit.RETRY
+        raise FairwayError(
+            f"remote {remote.name!r} ({remote.address}) refuses: {text}; what is on this machine is untouched",
+            hint="dvc remote list, and its credentials or free space",
+            code=code,
+        ) from None
+
+
+@contextmanager
+def open_remote() -> Iterator[Remote]:
+    """The default remote of the repository in this folder. Imports DVC: half a second.
+
+    Raises:
+        ConfigError: none is configured, or DVC cannot use it.
+        FairwayError: it cannot be reached.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            if not repo.config["core"].get("remote"):
+                raise ConfigError("no default DVC remote is configured: there is nowhere to save to", hint=NO_REMOTE)
+            found = repo.cloud.get_remote()
+            yield Remote(found.name, found.path, found.fs, found.odb)
+    except DvcException as error:
+        raise ConfigError(f"DVC remote: {' '.join(str(error).split())}", hint="dvc remote list") from None
+
+
+def round_trip(remote: Remote, scratch: Path) -> None:
+    """Write a file to the remote, read it back, remove it.
+
+    Raises:
+        FairwayError: it refuses, or gives back something else.
+    """
+    key = f"check/{secrets.token_hex(8)}"
+    scratch.write_bytes(content := os.urandom(4096))
+    remote.put(scratch, key)
+    try:
+        found = remote.digest(key)
+    finally:
+        remote.remove(key)
+    if found != hashlib.sha256(content).hexdigest():
+        raise FairwayError(f"remote {remote.name!r} ({remote.address}) gave back something else than it was given")
+
+
+def main() -> None:
+    """The round trip."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="fairway-remote-") as folder, open_remote() as remote:
+        round_trip(remote, Path(folder) / "file")
+        print(f"{remote.name}: {remote.address}")
+
+
+if __name__ == "__main__":
+    run_main("remote", main)
