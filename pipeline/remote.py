@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,26 @@ NO_REMOTE = "dvc remote add -d store s3://BUCKET/PATH, or any folder on another 
 class Remote:
     """Files under the remote's own address; ``key`` is a path below it, with slashes."""
 
-    def __init__(self, name: str, address: str, fs: Any, files: Any) -> None:
-        self.name, self.address, self._fs, self._files = name, address, fs, files
+    def __init__(self, repo: Any) -> None:
+        found = repo.cloud.get_remote()
+        self.name, self.address = str(found.name), str(found.path)
+        self._repo, self._fs, self._files = repo, found.fs, found.odb
+
+    def used_objects(self) -> list[str]:
+        """The objects of DVC's cache that the workspace's dvc.lock names: MD5s, of folders with ``.dir`` behind."""
+        return sorted({info.value for infos in self._repo.used_objs().values() for info in infos})
 
     def put(self, source: Path, key: str) -> None:
-        """Upload a file; what has the same key is replaced only when all of it is there."""
+        """Upload a file; half of one is removed again where the upload fails."""
+        path = self._path(key)
         with refusals(self):
-            path = self._path(key)
             self._fs.makedirs(self._fs.parent(path), exist_ok=True)
-            self._fs.put_file(str(source), path)
+            try:
+                self._fs.put_file(str(source), path)
+            except BaseException:
+                with suppress(Exception):
+                    self._fs.remove(path)
+                raise
 
     def digest(self, key: str, algorithm: str = "sha256") -> str | None:
         """The hash of what the remote gives back, read whole; None: there is nothing of that name."""
@@ -42,10 +53,15 @@ class Remote:
         """The same of an object of DVC's cache, by MD5 as DVC names it."""
         return self._digest(self._files.oid_to_path(oid), "md5")
 
-    def has_object(self, oid: str) -> bool:
-        """Whether there is such an object, without reading it."""
+    def has(self, key: str) -> bool:
+        """Whether there is such a file, without reading it."""
         with refusals(self):
-            return bool(self._files.exists(oid))
+            return bool(self._fs.exists(self._path(key)))
+
+    def objects(self, oids: Iterable[str]) -> set[str]:
+        """Those of the objects that the remote has, without reading them."""
+        with refusals(self):
+            return set(self._files.oids_exist(sorted(oids)))
 
     def remove(self, key: str) -> None:
         """Delete a file."""
@@ -99,8 +115,7 @@ def open_remote() -> Iterator[Remote]:
         with Repo() as repo:
             if not repo.config["core"].get("remote"):
                 raise ConfigError("no default DVC remote is configured: there is nowhere to save to", hint=NO_REMOTE)
-            found = repo.cloud.get_remote()
-            yield Remote(found.name, found.path, found.fs, found.odb)
+            yield Remote(repo)
     except DvcException as error:
         raise ConfigError(f"DVC remote: {' '.join(str(error).split())}", hint="dvc remote list") from None
 

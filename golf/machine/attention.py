@@ -1,4 +1,4 @@
-"""How fast each attention implementation that this machine has is. That it is right: ``python -m benchmarks.attention``."""
+"""How fast each attention implementation of this machine is; whether right: ``python -m benchmarks.attention``."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def _measure(name: str, device: torch.device) -> dict[str, float]:
         torch.randn(rows, tokens, count, width, device=device, dtype=dtype, requires_grad=True)
         for count in (heads, kv_heads, kv_heads)
     )
-    attend, flow = implementation(name), torch.randn_like(q)
+    compute, flow = implementation(name), torch.randn_like(q)
     seconds = []
     for number in range(WARM_UP + RUNS):
         begin = time.perf_counter()
-        y = attend(q, k, v, None)
+        y = compute(q, k, v, None)
         if on_gpu:
             torch.autograd.grad(y, (q, k, v), flow)
             torch.cuda.synchronize(device)

@@ -6,6 +6,7 @@ The ranks meet as those of a run do (:mod:`golf.train.connect`), with the same N
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import multiprocessing
 import os
 import socket
@@ -42,7 +43,7 @@ def exchange(hardware: Hardware, ranks: int, limit: float, *, on_gpu: bool, body
     Raises:
         FairwayError: it took too long, or a rank failed; exit code 75.
     """
-    import golf.train.connect  # once, before the processes are forked
+    importlib.import_module("golf.train.connect")  # once, before the processes are forked
 
     limited = dataclasses.replace(hardware, nccl_timeout=limit)
     context: Any = multiprocessing.get_context("spawn" if on_gpu else "fork")
@@ -88,8 +89,8 @@ def all_reduce(hardware: Hardware, folder: Path) -> None:
 
 
 def _rank(index: int, ranks: int, port: int, hardware: Hardware, folder: Path, body: Body) -> None:
-    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    own = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
     body(hardware, folder)
 
 

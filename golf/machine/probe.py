@@ -1,8 +1,8 @@
 """Measure this machine, a line of JSON a part, as soon as it is known: ``python -m golf.machine.probe``.
 
-A process of its own, since it starts CUDA and may be ended at any time. Parts: ``exchange`` (an all-reduce), ``products``
-(matrix products on every device), ``attention``. A part that fails is ``{"part": ..., "error": ...}``, and the next
-one still runs.
+A process of its own, since it starts CUDA and may be ended at any time. Parts: ``exchange`` (an all-reduce),
+``products`` (of matrices, on every device), ``attention``. A part that fails is ``{"part": ..., "error": ...}``,
+and the next one still runs.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Hardware(Section):
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock
     nccl: dict[str, str] | None = None  # NCCL_* settings of the ranks, as NCCL's own documentation names them
     nccl_timeout: float = 120.0  # seconds for the ranks to find each other and exchange the first number
-    min_tflops: float = 0.0  # TFLOP/s of each device's matrix products below which doctor fails; 0: known chips, a warning
+    min_tflops: float = 0.0  # TFLOP/s of each device's products below which doctor fails; 0: known chips, a warning
     dollars_per_hour: float = 0.0  # price of the whole machine; 0: not known
 
     def __post_init__(self) -> None:

@@ -49,7 +49,8 @@ def run(checks: Mapping[str, Check], limit: float) -> list[Result]:
 
     for name, check in checks.items():
         threading.Thread(target=work, args=(name, check), daemon=True, name=f"doctor-{name}").start()
-    end, found = time.monotonic() + limit, {}
+    end = time.monotonic() + limit
+    found: dict[str, Sequence[Result]] = {}
     with contextlib.suppress(queue.Empty):
         while len(found) < len(checks):
             name, results = answers.get(timeout=max(0.0, end - time.monotonic()))

@@ -67,7 +67,7 @@ def judge_gpus(rows: Sequence[dict[str, str]], wanted: int, *, by_clock: bool, s
         if row["mig.mode.current"] == "Enabled":
             remarks.append((f"GPU {row['index']}: MIG is on: a slice of a chip", "a machine with whole GPUs"))
         if _number(row["memory.used"]) > USED_MIB:
-            remarks.append((f"GPU {row['index']}: {row['memory.used']} MiB in use", "nvidia-smi, and end what is there"))
+            remarks.append((f"GPU {row['index']}: {row['memory.used']} MiB in use", "nvidia-smi shows by whom"))
         if 0 < _number(row["power.limit"]) < _number(row["power.default_limit"]):
             limits = f"{row['power.limit']} of {row['power.default_limit']} W"
             remarks.append((f"GPU {row['index']}: power held to {limits}", "another machine, or nvidia-smi -pl"))
@@ -148,7 +148,10 @@ def judge_attention(found: dict[str, Any]) -> Result:
 def judge_exchange(found: dict[str, Any]) -> Result:
     """The all-reduce, with the settings that it ran under."""
     hardware = load(Hardware)
-    settings = {**{name: text for name, text in os.environ.items() if name.startswith("NCCL_")}, **(hardware.nccl or {})}
+    settings = {
+        **{name: text for name, text in os.environ.items() if name.startswith("NCCL_")},
+        **(hardware.nccl or {}),
+    }
     told = ", ".join(f"{name}={text}" for name, text in sorted(settings.items())) or "no NCCL_* set"
     if "error" in found:
         return _failed("exchange", f"{found['error']}; {told}", "hardware.nccl: NCCL_DEBUG: INFO names the interface")

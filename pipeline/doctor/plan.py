@@ -36,7 +36,7 @@ def parameters() -> list[Result]:
 def dataset() -> list[Result]:
     """``verify`` passed, and every shard still has the header and the length that it was written with."""
     if not SHARDS.is_dir():
-        return [Result("dataset", "skipped", "no shards yet: fetch, verify and tokenize make them", "dvc repro tokenize")]
+        return [Result("dataset", "skipped", "no shards yet: tokenize makes them", "dvc repro tokenize")]
     if not REPORT.is_file():
         return [Result("dataset", "warn", f"{REPORT} is not there: nobody has verified the data", "dvc repro verify")]
     totals: dict[str, int] = {}
@@ -108,9 +108,7 @@ def follow(graph: Mapping[str, Any], status: Mapping[str, Any], seeds: Sequence[
         inputs = _paths(graph[name].get("deps"), seed)
         if full in status or any(_touches(path, out) for path in inputs for out in written):
             following.append(full)
-            written += [
-                path for kind in ("outs", "metrics", "plots") for path in _paths(graph[name].get(kind), seed)
-            ]
+            written += [path for kind in ("outs", "metrics", "plots") for path in _paths(graph[name].get(kind), seed)]
     return Changes(changed, following)
 
 

@@ -27,6 +27,11 @@ REMOTE_SECONDS = 30.0
 HTTP_SECONDS = 5.0
 
 
+def theirs() -> dict[str, str]:
+    """The environment, as MLflow, Prefect, the hub and the stores will read it: Fairway itself is told nothing by it."""
+    return dict(os.environ)
+
+
 def remote() -> list[Result]:
     """A small file written to the default DVC remote, read back and removed."""
     done = child([sys.executable, "-m", "pipeline.remote"], REMOTE_SECONDS)
@@ -50,8 +55,9 @@ def mlflow() -> list[Result]:
         return [Result("mlflow", "skipped", f"a database of its own ({parts.scheme}): it answers when track asks")]
     host = parts.hostname or ""
     address = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
-    user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
-    password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    environment = theirs()
+    user = parts.username or environment.get("MLFLOW_TRACKING_USERNAME", "")
+    password = parts.password or environment.get("MLFLOW_TRACKING_PASSWORD", "")
     headers = {}
     if user:
         headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -79,10 +85,11 @@ def _database(file: Path) -> Result:
 
 def prefect() -> list[Result]:
     """The server that ``PREFECT_API_URL``, or the active profile of Prefect's, names."""
-    address = os.environ.get("PREFECT_API_URL") or _prefect_profile().get("PREFECT_API_URL", "")
+    settings = _prefect_profile() | theirs()
+    address = settings.get("PREFECT_API_URL", "")
     if not address:
         return [Result("prefect", "skipped", "no PREFECT_API_URL: only scheduled runs need one (make serve)")]
-    key = os.environ.get("PREFECT_API_KEY") or _prefect_profile().get("PREFECT_API_KEY", "")
+    key = settings.get("PREFECT_API_KEY", "")
     status, said = _get(f"{address.rstrip('/')}/health", {"Authorization": f"Bearer {key}"} if key else {})
     if status == 200:
         return [Result("prefect", "ok", f"{address} answers")]
@@ -91,7 +98,7 @@ def prefect() -> list[Result]:
 
 
 def _prefect_profile() -> dict[str, str]:
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    home = Path(theirs().get("PREFECT_HOME", Path.home() / ".prefect"))
     try:
         content = tomllib.loads((home / "profiles.toml").read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError):
@@ -145,7 +152,7 @@ def keys() -> list[Result]:
 
 
 def _is_there(key: _Key) -> bool:
-    return any(os.environ.get(name) for name in key.variables) or any(
+    return any(theirs().get(name) for name in key.variables) or any(
         Path(name).expanduser().is_file() for name in key.files
     )
 
