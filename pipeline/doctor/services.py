@@ -28,7 +28,7 @@ HTTP_SECONDS = 5.0
 
 
 def theirs() -> dict[str, str]:
-    """The environment, as MLflow, Prefect, the hub and the stores will read it: Fairway itself is told nothing by it."""
+    """The environment as MLflow, Prefect, the hub and the stores will read it; Fairway itself is told nothing by it."""
     return dict(os.environ)
 
 
