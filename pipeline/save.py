@@ -109,10 +109,11 @@ def push_cache(remote: Remote, memory: Memory) -> str:
     there = remote.objects(wanted)
     missing = [oid for oid in wanted if oid not in there]
     if missing:
+        here = remote.is_here(missing[0])
         raise FairwayError(
-            f"{len(missing)} of {len(wanted)} outputs' files are neither in this machine's cache nor on remote "
-            f"{remote.name!r}, {missing[0]} first",
-            hint="dvc status, and dvc repro of what it names",
+            f"{len(missing)} of {len(wanted)} outputs' files are not on remote {remote.name!r}, {missing[0]} first, "
+            f"which is {'' if here else 'not '}in this machine's cache",
+            hint="dvc push --verbose" if here else "dvc status, and dvc repro of what it names",
             code=Exit.DATA,
         )
     unread = [oid for oid in wanted if oid not in memory.seen]
@@ -204,7 +205,9 @@ def take_snapshot(root: Path, scratch: Path) -> Snapshot:
         if how := half_written(name, copy):
             halves[name] = how
     if database and database.is_file():
-        copies[database.name] = _copy_database(database, scratch / "database")
+        copies[database.name] = copy = scratch / "database"
+        if how := _copy_database(database, copy):
+            halves[database.name] = how
     return Snapshot(copies, halves)
 
 
@@ -215,19 +218,20 @@ def _files(root: Path, folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(root) if path.is_relative_to(root) else path): path for path in paths}
 
 
-def _copy_database(source: Path, target: Path) -> Path:
-    """By SQLite's own means: a plain copy of a database that is being written is none."""
+def _copy_database(source: Path, target: Path) -> str:
+    """By SQLite's own means, as a plain copy of a database that is being written is none; why that failed, or nothing.
+
+    What SQLite cannot read is copied as it is.
+    """
+    address = f"{source.resolve().as_uri()}?mode=ro"
     try:
-        address = f"{source.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True)) as database, closing(sqlite3.connect(target)) as copy:
             database.backup(copy)
     except sqlite3.Error as error:
-        raise FairwayError(
-            f"{source}: {error}: MLflow's database cannot be copied",
-            hint=f"mv {source} {source}.broken",
-            code=Exit.IO if "full" in str(error) else Exit.DATA,
-        ) from None
-    return target
+        target.unlink(missing_ok=True)
+        copyfile(source, target)  # a full disk fails here, too
+        return str(error)
+    return ""
 
 
 def half_written(name: str, path: Path) -> str:

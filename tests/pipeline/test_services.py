@@ -132,6 +132,7 @@ def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_a_cpu(here: Path) -> None:
     for name in ("train", "val", "tokenizer"):
         (here / "data/source" / name).mkdir(parents=True)
@@ -157,7 +158,7 @@ def test_the_whole_command_on_a_cpu(here: Path) -> None:
 
     assert SECRET not in done.stdout + done.stderr
 
-    (here / "store").rmdir()
+    (here / "store").rename(here / "gone")
     (here / "store").write_text("a file")
     refused = services.remote()[0]
     assert refused.state == "fail"
