@@ -6,8 +6,10 @@ a process of its own, since a connection may hang. Beside DVC's ``files/`` Fairw
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
 
 FOLDER = "fairway"
 CHUNK = 2**22  # bytes read at once
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 NO_REMOTE = "dvc remote add -d store s3://BUCKET/PATH, or any folder on another disk"
 
 
@@ -95,14 +98,14 @@ class Remote:
 
 @contextmanager
 def refusals(remote: Remote) -> Iterator[None]:
-    """Any error of the remote's connection as one line; a full disk here stays the disk error that it is."""
+    """Any error of the remote's connection as one line; exit code 74 where it is a disk's."""
     try:
         yield
     except (FairwayError, KeyboardInterrupt):
         raise
     except Exception as error:  # each kind of storage raises its own
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        code = Exit.IO if isinstance(error, OSError) and error.errno else Exit.RETRY
+        code = Exit.IO if isinstance(error, OSError) and error.errno in DISK else Exit.RETRY
         raise FairwayError(
             f"remote {remote.name!r} ({remote.address}) refuses: {text}; what is on this machine is untouched",
             hint="dvc remote list, and its credentials or free space",
@@ -125,9 +128,18 @@ def open_remote() -> Iterator[Remote]:
         with Repo() as repo:
             if not repo.config["core"].get("remote"):
                 raise ConfigError("no default DVC remote is configured: there is nowhere to save to", hint=NO_REMOTE)
-            yield Remote(repo)
+            yield _connected(repo)
     except DvcException as error:
         raise ConfigError(f"DVC remote: {' '.join(str(error).split())}", hint="dvc remote list") from None
+
+
+def _connected(repo: Any) -> Remote:
+    try:
+        return Remote(repo)
+    except ImportError as error:  # each kind of storage is a package of its own
+        package = re.search(r"dvc-\w+", str(error))
+        hint = f"pip install {package[0]}" if package else "dvc remote list"
+        raise ConfigError(f"DVC remote: {' '.join(str(error).split())}", hint=hint) from None
 
 
 def round_trip(remote: Remote, scratch: Path) -> None:

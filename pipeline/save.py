@@ -136,6 +136,8 @@ def push_experiments() -> str:
         StageFailed: Git or DVC could not push.
         FairwayError: the remote has another commit for an experiment.
     """
+    if not _commit():
+        return "none: no Git repository, or no commit"
     ours = _references(["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"])
     if not ours:
         return "none"
@@ -259,7 +261,8 @@ def _is_json(content: bytes) -> bool:
 
 def _keep(remote: Remote, memory: Memory, path: Path) -> str:
     """Put a file where its content says, unless it is there; read it back once."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     key = f"files/{digest[:2]}/{digest[2:]}"
     if key in memory.seen and remote.has(key):
         return digest

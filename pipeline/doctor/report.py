@@ -48,7 +48,7 @@ def line(result: Result, *, colour: bool) -> str:
     state = f"{result.state:7}"
     painted = f"\x1b[{COLOURS[result.state]}m{state}\x1b[0m" if colour else state
     todo = f". Try: {result.todo}" if result.todo else ""
-    return f"{painted}  {result.name:10}  {result.found}{todo}"
+    return f"{painted}  {result.name:11}  {result.found}{todo}"
 
 
 def summary(results: Sequence[Result], seconds: float) -> str:

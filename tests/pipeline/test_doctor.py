@@ -85,8 +85,8 @@ def test_any_failure_makes_the_exit_code_and_json_says_the_same(
     monkeypatch.setattr(report, "CHECKS", lines)
     assert report.diagnose(as_json=False)
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "ok       a           fine",
-        "warn     b           hm. Try: look",
+        "ok       a            fine",
+        "warn     b            hm. Try: look",
     ]
     monkeypatch.setattr(report, "CHECKS", {**lines, "c": lambda: [Result("c", "fail", "no")]})
     assert not report.diagnose(as_json=True)

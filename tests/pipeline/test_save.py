@@ -142,6 +142,12 @@ def test_without_a_remote_nothing_is_begun(here: Path) -> None:
     assert not lines
 
 
+def test_a_storage_whose_package_is_missing_is_named(here: Path) -> None:
+    run(here, f"{sys.executable} -m dvc remote modify store url hdfs://host/path")
+    with pytest.raises(ConfigError, match=r"DVC remote: hdfs .* Try: pip install dvc-hdfs"):
+        save(lambda _: None)
+
+
 def test_a_remote_that_refuses_is_one_error_and_the_experiments_are_still_saved(here: Path) -> None:
     before = contents(here)
     (here.parent / "store").rmdir()
