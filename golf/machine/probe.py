@@ -19,6 +19,7 @@ from golf.runtime.device import prepare, uses_gpu
 from golf.runtime.errors import FairwayError, run_main
 
 SECONDS = {"cuda": 5.0, "cpu": 0.2}  # of matrix products
+EXCHANGE_SECONDS = 30.0  # for the first one: what hardware.nccl_timeout gives beyond that is for large machines
 RANKS_ON_CPU = 2  # the least that have something to exchange
 
 
@@ -26,11 +27,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m golf.machine.probe", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="file with the section hardware")
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds for the first exchange between ranks")
     arguments = parser.parse_args()
     hardware = load(Hardware, arguments.params)
     gpus = _gpus() if uses_gpu(hardware) else 0
-    tell("exchange", lambda: _exchange(hardware, gpus, arguments.limit))  # first: it forks
+    tell("exchange", lambda: _exchange(hardware, gpus))  # first: it forks
     tell("products", lambda: _products(hardware, gpus))
     tell("attention", lambda: _attention(hardware))
 
@@ -52,30 +52,33 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _exchange(hardware: Hardware, gpus: int, limit: float) -> dict[str, Any]:
+def _exchange(hardware: Hardware, gpus: int) -> dict[str, Any]:
     from golf.machine.exchange import exchange
 
     ranks = hardware.processes or gpus or RANKS_ON_CPU
-    return exchange(hardware, ranks, limit, on_gpu=bool(gpus))
+    return exchange(hardware, ranks, min(hardware.nccl_timeout, EXCHANGE_SECONDS), on_gpu=bool(gpus))
 
 
 def _products(hardware: Hardware, gpus: int) -> dict[str, Any]:
     import torch
 
     from golf.machine.products import rates
-    from golf.train.flops import peak_flops
 
     own = prepare(hardware)
     devices = [torch.device("cuda", index) for index in range(gpus)] or [own]
     names = [torch.cuda.get_device_name(index) for index in range(gpus)] or ["cpu"]
-    peaks = [peak_flops(name) for name in names]
-    measured = rates(devices, SECONDS[own.type])
-    return {
-        "devices": [
-            {"name": name, "tflops": round(rate, 4), "peak": peak / 1e12 if peak else None}
-            for name, rate, peak in zip(names, measured, peaks, strict=True)
-        ]
-    }
+    found = zip(names, rates(devices, SECONDS[own.type]), strict=True)
+    return {"devices": [{"name": name, "tflops": round(rate, 4), "peak": _peak(name)} for name, rate in found]}
+
+
+def _peak(name: str) -> float | None:
+    """TFLOP/s by the data sheet; None where the chip is not known."""
+    if name == "cpu":
+        return None
+    from golf.train.flops import peak_flops
+
+    peak = peak_flops(name)
+    return peak / 1e12 if peak else None
 
 
 def _attention(hardware: Hardware) -> dict[str, Any]:

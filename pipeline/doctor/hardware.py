@@ -26,8 +26,7 @@ QUERY = ("index", "name", "memory.total", "memory.used", "clocks.max.sm", "power
 SMI_SECONDS = 20.0
 HEALTHY = 0.65  # of the data sheet's rate: sound H100s reach 0.78 to 0.80 (docs/gpu.md)
 USED_MIB = 1024  # of a GPU's memory: more is somebody's process
-EXCHANGE_SECONDS = 30.0
-PROBE_SECONDS = 120.0
+PROBE_SECONDS = 180.0
 GIB = 2**30
 
 
@@ -92,9 +91,7 @@ def _number(text: str) -> float:
 
 def measured() -> list[Result]:
     """Exchange, products and attention, from :mod:`golf.machine.probe` in its own process."""
-    limit = min(load(Hardware).nccl_timeout, EXCHANGE_SECONDS)
-    command = [sys.executable, "-m", "golf.machine.probe", "--limit", f"{limit:g}"]
-    done = child(command, PROBE_SECONDS + limit)
+    done = child([sys.executable, "-m", "golf.machine.probe"], PROBE_SECONDS)
     parts: dict[str, dict[str, Any]] = {}
     for line in done.stdout.splitlines():
         if line.startswith("{"):
