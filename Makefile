@@ -45,8 +45,8 @@ serve: $(VENV)/.run  ## Prefect's server and a worker, and MLflow's page, on thi
 	python -m pipeline.serve
 
 profile: $(VENV)/.run  ## write a profile into params.yaml: make profile P=smoke
-	@test -n "$(P)" || { echo "make: which profile? Try: make profile P=smoke; python -m pipeline.use shows all"; exit 78; }
-	@python -m pipeline.use $(P)
+	@test -n "$(P)" || { echo "make: which profile? Try: make profile P=smoke; fairway use --list explains each"; exit 78; }
+	@fairway use $(P)
 
 clean:  ## remove the environment; results and caches stay
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""Write a profile into params.yaml: ``python -m pipeline.use smoke``; ``--list`` shows what there is.
+"""Write a profile into params.yaml: ``fairway use smoke``; ``--list`` explains each.
 
 A profile is an overlay in profiles/. Using one sets every key that any profile sets, to its own value or else to the
 default, so that nothing of the profile before is left; keys that no profile names (your ``data.path``) stay. Comments
@@ -7,23 +7,24 @@ and layout of params.yaml stay too; every change is printed, and ``git diff para
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import itertools
 import pkgutil
 import re
-import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import golf.params
 from golf.params.base import PARAMS_FILE, Section, load_seeds, read_document, to_dict
 from golf.params.base import load as load_section
-from golf.runtime.errors import ConfigError, run_main
+from golf.runtime.errors import ConfigError
 from golf.runtime.files import whole_file
 
 PROFILES = Path("profiles")
 DEFAULT = "default"
 SEEDS = [42, 314, 999]
+WIDTH = 110  # of a line of the list
 
 
 def sections() -> dict[str, type[Section]]:
@@ -74,7 +75,7 @@ def settings(name: str) -> dict[tuple[str, ...], Any]:
     if name not in every:
         raise ConfigError(
             f"profile {name!r}: no such file {PROFILES}/{name}.yaml; known: {', '.join(every)}",
-            hint="python -m pipeline.use --list",
+            hint="fairway use --list",
         )
     touched = {place for overlay in every.values() for place in _flat(overlay)}
     own, rest = _flat(every[name]), _flat(defaults())
@@ -146,24 +147,25 @@ def _flat(document: dict[str, Any]) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def main() -> None:
-    """``use PROFILE`` or ``use --list``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", nargs="?", default="", help="a file of profiles/ without .yaml, or default")
-    parser.add_argument("--list", action="store_true", help="the profiles, with their first line")
-    arguments = parser.parse_args()
-    if arguments.list:
-        for name in profiles():
-            path = PROFILES / f"{name}.yaml"
-            head = (
-                path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") if path.exists() else "params.yaml's own"
-            )
-            print(f"{name:10} {head}")
-        return
-    changes = use(arguments.profile)
-    print("\n".join(changes) if changes else f"params.yaml is at profile {arguments.profile!r} already")
-    print("next: dvc repro   (undo: python -m pipeline.use default)", file=sys.stderr)
+def switch(name: str) -> str:
+    """:func:`use`, and what to say about it."""
+    changes = use(name)
+    told = "\n".join(changes) if changes else f"params.yaml is at profile {name!r} already"
+    return f"{told}\nnext: dvc repro   (undo: fairway use {DEFAULT})"
 
 
-if __name__ == "__main__":
-    run_main("use", main)
+def listing() -> str:
+    """Every profile with the sentences at its head, and how much of params.yaml it sets."""
+    lines = []
+    for name, overlay in profiles().items():
+        path = PROFILES / f"{name}.yaml"
+        head = _head(path.read_text(encoding="utf-8")) if path.exists() else ["params.yaml as it comes: any machine."]
+        count = len(_flat(overlay))
+        told = " ".join([*head, f"({count} parameters)" if count else ""]).strip()
+        lines += textwrap.wrap(told, WIDTH, initial_indent=f"{name:10} ", subsequent_indent=" " * 11)
+    return "\n".join(lines)
+
+
+def _head(text: str) -> list[str]:
+    """The comment that a file begins with, without its marks."""
+    return [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())]

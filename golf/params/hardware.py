@@ -25,11 +25,15 @@ class Hardware(Section):
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock
     nccl: dict[str, str] | None = None  # NCCL_* settings of the ranks, as NCCL's own documentation names them
     nccl_timeout: float = 120.0  # seconds for the ranks to find each other and exchange the first number
+    min_tflops: float = 0.0  # TFLOP/s of each device's products below which doctor fails; 0: known chips, a warning
+    dollars_per_hour: float = 0.0  # price of the whole machine; 0: not known
 
     def __post_init__(self) -> None:
         self.require(self.processes >= 0, "processes", "0 (auto) or more", 0)
         self.require(self.threads >= 0, "threads", "0 (auto) or more", 0)
         self.require(self.nccl_timeout > 0, "nccl_timeout", "above 0", 120.0)
+        self.require(self.min_tflops >= 0, "min_tflops", "0 or more", 0.0)
+        self.require(self.dollars_per_hour >= 0, "dollars_per_hour", "0 or more", 0.0)
         for name, value in (self.nccl or {}).items():
             if not name.startswith("NCCL_") or not name.isupper() or not value:
                 raise ConfigError(

@@ -88,7 +88,7 @@ class Graph:
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     graph = Graph(tmp_path_factory.mktemp("graph"))
-    graph.run(sys.executable, "-m", "pipeline.use", "smoke")
+    graph.run(sys.executable, "-m", "pipeline.cli", "use", "smoke")
     graph.dvc("repro")
     graph.commit()
     yield graph

@@ -150,7 +150,7 @@ def test_a_profile_with_a_bad_value_leaves_params_as_they_were(here: Path) -> No
 @pytest.mark.parametrize("name", ["nope", "", "../params"])
 def test_an_unknown_profile_is_one_error_that_lists_the_known(here: Path, name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.use", name],
+        [sys.executable, "-m", "pipeline.cli", "use", name],
         capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 78
