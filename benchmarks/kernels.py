@@ -27,6 +27,7 @@ from golf.model.kernels.loss import linear_cross_entropy
 from golf.model.kernels.mix_norm import mix_norm
 from golf.model.kernels.mlp import mlp
 from golf.model.kernels.rotary import rotary_heads
+from golf.model.residual import Mix, Residual, Term, read_lanes
 from golf.model.rope import rotation
 from golf.runtime.files import write_json
 
@@ -55,6 +56,7 @@ def cases(wanted: list[str]) -> Iterator[Case]:
         "loss": loss_cases,
         "mlp": mlp_cases,
         "mix_norm": mix_cases,
+        "lanes": lanes_cases,
         "exclude": exclude_cases,
         "rotary": rotary_cases,
         "layer": layer_cases,
@@ -104,6 +106,24 @@ def mix_cases() -> Iterator[Case]:
 
         inputs = (*(stream() for _ in range(terms)), matrix(terms, DIM, scale=1.0), 0.5)
         yield Case(f"mix_norm, {terms} terms", call, inputs, passes=3 * terms + 4)
+
+
+def lanes_cases() -> Iterator[Case]:
+    inputs = (*(stream() for _ in range(6)), matrix(2, 3, scale=1.0), matrix(4, DIM, scale=1.0))
+    yield Case("lanes, with a skip", lanes, inputs, passes=26)
+
+
+def lanes(
+    p: Tensor, q: Tensor, a: Tensor, m: Tensor, x0: Tensor, skip: Tensor, numbers: Tensor, channels: Tensor, *,
+    kernel: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """From two lanes and their branches to the next two and their norms."""
+    first, second = (
+        Residual(tuple(Term((value,), number) for value, number in zip((own, a, m), row, strict=True)))
+        for own, row in zip((p, q), numbers, strict=True)
+    )
+    mixes = (Mix(channels[i], Term((value,), channels[i + 1])) for i, value in ((0, skip), (2, x0)))
+    return read_lanes(first, second, *mixes, 0.5, kernel)
 
 
 def exclude_cases() -> Iterator[Case]:

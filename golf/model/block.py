@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.heads import Attention, Shared
-from golf.model.kernels.mix_norm import Relay, read
 from golf.model.mlp import MLP
 from golf.model.residual import Mix, Residual, Term, read_lanes
 from golf.params.model import Model
@@ -48,7 +47,7 @@ class Block(nn.Module):
 
     def branches(
         self, first: Residual, second: Residual, merged: Mix | None, first_value: Tensor | None, shared: Shared
-    ) -> tuple[Tensor | Relay, Tensor, Term, Term, Tensor]:
+    ) -> tuple[Tensor, Tensor, Term, Term, Tensor]:
         """What the two branches make of two lanes (B, T, D): attention reads the first, the MLP the second.
 
         Returns:
@@ -58,7 +57,7 @@ class Block(nn.Module):
         lanes = read_lanes(first, second, merged, self.mix(shared), self.norm_scale, self.kernels)
         lane, normed, other, other_normed = lanes
         attended, own_value = self.attended(normed, first_value, shared)
-        return lane, other, relayed(attended), relayed(self.expanded(other_normed, shared)), own_value
+        return lane, other, attended, self.expanded(other_normed, shared), own_value
 
     def attended(self, normed: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Term, Tensor]:
         """What attention makes of its input (B, T, D), and the layer's own values (B, T, G, W)."""
@@ -101,20 +100,15 @@ class Lanes(nn.Module):
         self.take = nn.Parameter(torch.ones(config.num_layers, 2, 2))
 
     def forward(
-        self, x: Tensor | Relay, second: Tensor, attended: Term, expanded: Term, layer: int
+        self, x: Tensor, second: Tensor, attended: Term, expanded: Term, layer: int
     ) -> tuple[Residual, Residual]:
         """The lanes after ``layer``, of (B, T, D), whose branches added ``attended`` and ``expanded``."""
         keep, take = self.keep[layer], self.take[layer]
 
-        def lane(own: Tensor | Relay, j: int) -> Residual:
+        def lane(own: Tensor, j: int) -> Residual:
             return Residual((Term((own,), keep[j]), attended.times(take[0, j]), expanded.times(take[1, j])))
 
         return lane(x, 0), lane(second, 1)
-
-
-def relayed(term: Term) -> Term:
-    """What both lanes read."""
-    return Term(tuple(Relay(read(value)) for value in term.values), term.factor)
 
 
 def joined(x: Residual, second: Residual) -> Residual:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from golf.model.kernels.lanes import cross
@@ -104,7 +105,7 @@ class Residual(NamedTuple):
 
 def read_lanes(
     first: Residual, second: Residual, merged: Mix | None, mixed: Mix | None, scale: float, kernels: bool
-) -> tuple[Tensor | Relay, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two lanes as a layer reads them.
 
     Args:
@@ -113,19 +114,17 @@ def read_lanes(
         merged: what the first lane takes in, to keep it.
         mixed: what attention's input takes in besides.
         scale: of both norms.
-        kernels: in one kernel what fits it: numbers for factors, branches that both lanes share.
+        kernels: one kernel for what fits it: numbers for factors, branches that both lanes share; not compiled.
 
     Returns:
         the first lane, with what was merged into it, its norm, mixed, the second lane, its norm: (B, T, D) each.
     """
-    found = _crossing(first, second) if kernels and mixed is not None else None
+    found = _crossing(first, second) if kernels and not torch.compiler.is_compiling() else None
     if found is not None and mixed is not None:
         skips = [] if merged is None else [read(value) for value in merged.term.values]
         channels = [factor for mix in (mixed, merged) if mix is not None for factor in (mix.stream, mix.term.factor)]
-        (x0,) = mixed.term.values
-        assert isinstance(x0, Relay)
-        return cross(*found, x0, skips, channels, scale)
-    lane = Relay(first.mixed(merged).added(kernels))
+        return cross(*found, mixed.term.values[0], skips, channels, scale)
+    lane = first.mixed(merged).added(kernels)
     normed = Residual.of(lane).mixed(mixed).normed(scale, kernels)
     return lane, normed, *second.added_and_normed(scale, kernels)
 

@@ -8,7 +8,7 @@ with the embedding, and the MLP the norm of the second::
 
 where the sums of :mod:`golf.model.kernels.mix_norm` read a, m and p' more than once and have gradients of each reading.
 The twin is made of those: :func:`golf.model.residual.read_lanes`. k and t are numbers: their gradients take a register
-a row, those of the four factors per channel as many as the row is wide.
+a row, those of the four factors per channel as many as the row is wide. ``torch.compile`` has the twin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from golf.model.kernels.launch import Kernel, power_of_two, programs
-from golf.model.kernels.mix_norm import BACKWARD_PROGRAMS, ROWS, Relay, per_channel
+from golf.model.kernels.mix_norm import BACKWARD_PROGRAMS, ROWS, Relay, per_channel, read
 from golf.model.norm import EPS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ NUMBERS = 6
 def cross(
     lanes: Sequence[Tensor],
     numbers: Sequence[Tensor],
-    x0: Relay,
+    x0: Tensor | Relay,
     skip: Sequence[Tensor],
     channels: Sequence[Tensor | float],
     scale: float,
@@ -49,107 +49,68 @@ def cross(
         scale: of the norms.
     """
     shape = lanes[0].shape
-    terms = [term.reshape(-1, shape[-1]).contiguous() for term in (lanes[0], x0.value, *lanes[1:], *skip)]
+    terms = [term.reshape(-1, shape[-1]).contiguous() for term in (lanes[0], read(x0), *lanes[1:], *skip)]
     factors = [per_channel(factor, terms[0]) for factor in channels]
     packed = torch.stack([*numbers]) if numbers else factors[0].new_empty(0)
     *found, handed = _Lanes.apply(len(terms), scale, *terms, *factors, packed)
-    x0.value = handed.view(shape)
+    if isinstance(x0, Relay):
+        x0.value = handed.view(shape)
     lane, normed, other, other_normed = (result.view(shape) for result in found)
     return lane, normed, other, other_normed
 
 
-@torch.library.custom_op(
-    "golf::lanes",
-    mutates_args=(),
-    schema="(Tensor[] terms, Tensor[] factors, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _lanes(terms: list[Tensor], factors: list[Tensor], scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _outputs(terms)
-    rows, width = terms[0].shape
-    _forward_kernel[(-(-rows // ROWS),)](
-        *_operands(terms, factors), *outputs, rows, width, scale, EPS, *_kind(terms), ROWS,
-        power_of_two(width), num_warps=ROWS,
-    )  # fmt: skip
-    return outputs
-
-
-@_lanes.register_fake
-def _(terms: list[Tensor], factors: list[Tensor], scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(terms)
-
-
-def _outputs(terms: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    lane, normed, other_normed = (torch.empty_like(terms[0]) for _ in range(3))
-    return lane, normed, torch.empty_like(lane) if len(terms) >= BRANCHED else lane.new_empty(0), other_normed
-
-
-@torch.library.custom_op(
-    "golf::lanes_backward",
-    mutates_args=(),
-    schema="(Tensor[] flows, Tensor? carried, Tensor[] terms, Tensor[] factors, float scale)"
-    " -> (Tensor[], Tensor, Tensor)",
-)
-def _lanes_backward(
-    flows: list[Tensor], carried: Tensor | None, terms: list[Tensor], factors: list[Tensor], scale: float
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    gradients = [torch.empty_like(term) for term in terms]
-    rows, width = terms[0].shape
-    grid = min(-(-rows // ROWS), programs(terms[0].device, BACKWARD_PROGRAMS))
-    parts = torch.empty(grid, len(factors) - 1, width, device=terms[0].device)
-    numbers = torch.empty(grid, NUMBERS, device=terms[0].device)
-    _backward_kernel[(grid,)](
-        *flows, flows[0] if carried is None else carried, *_operands(terms, factors), *_places(gradients),
-        parts, numbers, rows, width, scale, EPS, *_kind(terms), carried is not None, ROWS,
-        power_of_two(width), num_warps=ROWS,
-    )  # fmt: skip
-    return gradients, parts.sum(0), numbers.sum(0)
-
-
-@_lanes_backward.register_fake
-def _(
-    flows: list[Tensor], carried: Tensor | None, terms: list[Tensor], factors: list[Tensor], scale: float
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    gradients, number = [torch.empty_like(term) for term in terms], factors[0].new_empty(NUMBERS)
-    return gradients, factors[0].new_empty(len(factors) - 1, terms[0].shape[1]), number
-
-
 class _Lanes(torch.autograd.Function):
-    """The operators; they hand x0 on, and p where the lanes part."""
+    """The kernels. They hand x0 on, and p where the lanes part."""
 
     @staticmethod
     def forward(ctx: Any, count: int, scale: float, *tensors: Tensor) -> tuple[Tensor, ...]:
         terms, factors = tensors[:count], tensors[count:]
-        lane, normed, other, other_normed = _lanes([*terms], [*factors], scale)
+        like, (rows, width) = terms[0], terms[0].shape
+        lane, normed, other, other_normed = (torch.empty_like(like) for _ in range(4))
+        _forward_kernel[(-(-rows // ROWS),)](
+            *_operands(terms, factors), lane, normed, other, other_normed, rows, width, scale, EPS, *_kind(terms), ROWS,
+            power_of_two(width), num_warps=ROWS,
+        )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.count, ctx.scale, ctx.branched = count, scale, count >= BRANCHED
+        ctx.count, ctx.scale = count, scale
         ctx.save_for_backward(*tensors)
-        return lane, normed, other if ctx.branched else terms[0], other_normed, terms[1]
+        return lane, normed, other if count >= BRANCHED else like, other_normed, terms[1]
 
     @staticmethod
     def backward(ctx: Any, *flows: Tensor | None) -> Any:
-        terms, factors = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+        terms, factors = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        like, (rows, width) = terms[0], terms[0].shape
         *own, carried = (None if flow is None else flow.contiguous() for flow in flows)
-        known = [torch.zeros_like(terms[0]) if flow is None else flow for flow in own]
-        gradients, of_channels, of_numbers = _lanes_backward(known, carried, terms, factors, ctx.scale)
-        return None, None, *gradients, *of_channels.unbind(), of_numbers if ctx.branched else None
+        known = [torch.zeros_like(like) if flow is None else flow for flow in own]
+        gradients = [torch.empty_like(term) for term in terms]
+        grid = min(-(-rows // ROWS), programs(like.device, BACKWARD_PROGRAMS))
+        parts = torch.empty(grid, len(factors) - 1, width, device=like.device)
+        numbers = torch.empty(grid, NUMBERS, device=like.device)
+        _backward_kernel[(grid,)](
+            *known, like if carried is None else carried, *_operands(terms, factors), *_places(gradients),
+            parts, numbers, rows, width, ctx.scale, EPS, *_kind(terms), carried is not None, ROWS,
+            power_of_two(width), num_warps=ROWS,
+        )  # fmt: skip
+        return None, None, *gradients, *parts.sum(0).unbind(), numbers.sum(0) if ctx.count >= BRANCHED else None
 
 
-def _kind(terms: list[Tensor]) -> tuple[bool, bool]:
+def _kind(terms: Sequence[Tensor]) -> tuple[bool, bool]:
     """Whether there are branches, and whether there is a skip."""
     return len(terms) >= BRANCHED, len(terms) in (3, BRANCHED + 1)
 
 
-def _places(terms: list[Tensor]) -> list[Tensor]:
+def _places(terms: Sequence[Tensor]) -> list[Tensor]:
     """p, x0, q, a, m, skip: what there is not holds p."""
     branched, _ = _kind(terms)
-    placed = terms if branched else [*terms[:2], *terms[:1] * 3, *terms[2:]]
-    return placed + terms[:1] * (BRANCHED + 1 - len(placed))
+    first = terms[0]
+    placed = terms if branched else [*terms[:2], first, first, first, *terms[2:]]
+    return [*placed, first][: BRANCHED + 1]
 
 
-def _operands(terms: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
+def _operands(terms: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
     """Terms, numbers and channels in the kernels' places."""
     *channels, numbers = factors
-    return [*_places(terms), numbers, *channels, *channels[: 4 - len(channels)]]
+    return [*_places(terms), numbers, *(channels * 2)[:4]]
 
 
 @Kernel
@@ -216,9 +177,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0915 - the cha
         g = inverse * (flow - along * u)
         s0 += g * merged
         s1 += g * embedded
-        flow = mixed * g
-        if CARRIED:
-            flow += tl.load(carried + at, inside, 0.0).to(tl.float32)
+        flow = mixed * g + tl.load(carried + at, inside & CARRIED, 0.0)
         tl.store(dx0 + at, flow.to(dx0.dtype.element_ty), inside)
         g = kept * g + tl.load(dlane + at, inside, 0.0).to(tl.float32)
         if MERGED:
@@ -235,17 +194,12 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0915 - the cha
         along = tl.sum(flow * u, 1)[:, None] / width * inverse * inverse
         h = inverse * (flow - along * u) + tl.load(dother + at, inside, 0.0).to(tl.float32)
         if BRANCHED:
-            n0 += tl.sum(g * own, 1)
-            n1 += tl.sum(g * first, 1)
-            n2 += tl.sum(g * second, 1)
-            n3 += tl.sum(h * other, 1)
-            n4 += tl.sum(h * first, 1)
-            n5 += tl.sum(h * second, 1)
+            n0, n3 = n0 + tl.sum(g * own, 1), n3 + tl.sum(h * other, 1)
+            n1, n4 = n1 + tl.sum(g * first, 1), n4 + tl.sum(h * first, 1)
+            n2, n5 = n2 + tl.sum(g * second, 1), n5 + tl.sum(h * second, 1)
             tl.store(dq + at, (tl.load(numbers + 3) * h).to(dq.dtype.element_ty), inside)
-            flow = tl.load(numbers + 1) * g + tl.load(numbers + 4) * h
-            tl.store(da + at, flow.to(da.dtype.element_ty), inside)
-            flow = tl.load(numbers + 2) * g + tl.load(numbers + 5) * h
-            tl.store(dm + at, flow.to(dm.dtype.element_ty), inside)
+            tl.store(da + at, (tl.load(numbers + 1) * g + tl.load(numbers + 4) * h).to(da.dtype.element_ty), inside)
+            tl.store(dm + at, (tl.load(numbers + 2) * g + tl.load(numbers + 5) * h).to(dm.dtype.element_ty), inside)
             g = tl.load(numbers) * g
         else:
             g += h
@@ -257,10 +211,6 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0915 - the cha
     if MERGED:
         tl.store(parts + 2 * width, tl.sum(s2, 0), channels)
         tl.store(parts + 3 * width, tl.sum(s3, 0), channels)
-    of_numbers += tl.program_id(0) * 6
-    tl.store(of_numbers, tl.sum(n0, 0))
-    tl.store(of_numbers + 1, tl.sum(n1, 0))
-    tl.store(of_numbers + 2, tl.sum(n2, 0))
-    tl.store(of_numbers + 3, tl.sum(n3, 0))
-    tl.store(of_numbers + 4, tl.sum(n4, 0))
-    tl.store(of_numbers + 5, tl.sum(n5, 0))
+    found = (n0, n1, n2, n3, n4, n5)
+    for i in tl.static_range(6):
+        tl.store(of_numbers + tl.program_id(0) * 6 + i, tl.sum(found[i], 0))

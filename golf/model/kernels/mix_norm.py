@@ -306,8 +306,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 
 ):  # fmt: skip
     column = tl.arange(0, BLOCK)[None, :]
     channel = column < width
-    if not PLAIN:
-        c0 = tl.load(c0 + column, channel, 0.0)
+    c0 = tl.load(c0 + column, channel & (not PLAIN), 1.0).to(tl.float32)
     c1 = tl.load(c1 + column, channel & (GROUPS > 1), 0.0).to(tl.float32)
     c2 = tl.load(c2 + column, channel & (GROUPS > 2), 0.0).to(tl.float32)
     c3 = tl.load(c3 + column, channel & (GROUPS > 3), 0.0).to(tl.float32)
@@ -321,9 +320,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 
             x0 += tl.load(a1 + at, inside, 0.0).to(tl.float32)
         if TOGETHER > 2:
             x0 += tl.load(a2 + at, inside, 0.0).to(tl.float32)
-        u = x0
-        if not PLAIN:
-            u = c0 * x0
+        u = c0 * x0
         if GROUPS > 1:
             x1 = tl.load(t1 + at, inside, 0.0).to(tl.float32)
             u += c1 * x1
@@ -341,31 +338,23 @@ def _backward_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915 
             g += inverse * (flow - along * u)
         if SUMMED:
             g += tl.load(du + at, inside, 0.0).to(tl.float32)
-        flow = g
+        # A load that no element passes is none.
+        d = c0 * g + tl.load(h0 + at, inside & (CARRIED & 1 > 0), 0.0)
+        tl.store(d0 + at, d.to(d0.dtype.element_ty), inside)
         if not PLAIN:
-            flow = c0 * g
             s0 += g * x0
-        if CARRIED & 1:
-            flow += tl.load(h0 + at, inside, 0.0).to(tl.float32)
-        tl.store(d0 + at, flow.to(d0.dtype.element_ty), inside)
         if GROUPS > 1:
-            flow = c1 * g
+            d = c1 * g + tl.load(h1 + at, inside & (CARRIED & 2 > 0), 0.0)
+            tl.store(d1 + at, d.to(d1.dtype.element_ty), inside)
             s1 += g * x1
-            if CARRIED & 2:
-                flow += tl.load(h1 + at, inside, 0.0).to(tl.float32)
-            tl.store(d1 + at, flow.to(d1.dtype.element_ty), inside)
         if GROUPS > 2:
-            flow = c2 * g
+            d = c2 * g + tl.load(h2 + at, inside & (CARRIED & 4 > 0), 0.0)
+            tl.store(d2 + at, d.to(d2.dtype.element_ty), inside)
             s2 += g * x2
-            if CARRIED & 4:
-                flow += tl.load(h2 + at, inside, 0.0).to(tl.float32)
-            tl.store(d2 + at, flow.to(d2.dtype.element_ty), inside)
         if GROUPS > 3:
-            flow = c3 * g
+            d = c3 * g + tl.load(h3 + at, inside & (CARRIED & 8 > 0), 0.0)
+            tl.store(d3 + at, d.to(d3.dtype.element_ty), inside)
             s3 += g * x3
-            if CARRIED & 8:
-                flow += tl.load(h3 + at, inside, 0.0).to(tl.float32)
-            tl.store(d3 + at, flow.to(d3.dtype.element_ty), inside)
     LEARNT: tl.constexpr = GROUPS - PLAIN
     parts += tl.program_id(0) * LEARNT * width + tl.arange(0, BLOCK)
     channels = tl.arange(0, BLOCK) < width

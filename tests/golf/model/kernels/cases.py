@@ -10,7 +10,7 @@ from torch import Tensor
 
 from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.loss import linear_cross_entropy
-from golf.model.kernels.mix_norm import Relay, mix_norm, read
+from golf.model.kernels.mix_norm import Relay, mix_norm
 from golf.model.kernels.mlp import mlp
 from golf.model.kernels.projection import project
 from golf.model.kernels.rotary import rotary_heads
@@ -80,15 +80,14 @@ def lanes(rows: int, width: int, parting: bool = False, merging: bool = True) ->
         first = second = Residual.of(p)
         if not parting:
             q, a, m, numbers, *others = others
-            branches = Relay(a), Relay(m)
+            branches = a, m
             first, second = (
                 Residual(tuple(Term((value,), number) for value, number in zip((own, *branches), row, strict=True)))
                 for own, row in zip((p, q), numbers, strict=True)
             )
         merge = Mix(others[1][0], Term((Relay(others[0]),), others[1][1])) if merging else None
         mix = Mix(mixed[0], Term((Relay(x0),), mixed[1]))
-        lane, *results = read_lanes(first, second, merge, mix, 0.7, kernel)
-        return read(lane), *results
+        return read_lanes(first, second, merge, mix, 0.7, kernel)
 
     def formula(p: Tensor, x0: Tensor, mixed: Tensor, *others: Tensor) -> Any:
         branched = (None,) * 4 if parting else others[:4]
