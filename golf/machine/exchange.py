@@ -92,7 +92,6 @@ def _rank(index: int, ranks: int, port: int, hardware: Hardware, folder: Path, b
     own = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
     body(hardware, folder)
-    os._exit(0)  # a forked process has no business with the exit handlers of what its parent imported
 
 
 def _hold(workers: list[Any], folder: Path, hardware: Hardware) -> None:
