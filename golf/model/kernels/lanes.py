@@ -66,7 +66,8 @@ class _Lanes(torch.autograd.Function):
     def forward(ctx: Any, count: int, scale: float, *tensors: Tensor) -> tuple[Tensor, ...]:
         terms, factors = tensors[:count], tensors[count:]
         like, (rows, width) = terms[0], terms[0].shape
-        lane, normed, other, other_normed = (torch.empty_like(like) for _ in range(4))
+        lane, normed, other_normed = (torch.empty_like(like) for _ in range(3))
+        other = torch.empty_like(like) if count >= BRANCHED else like  # not written where the lanes part
         _forward_kernel[(-(-rows // ROWS),)](
             *_operands(terms, factors), lane, normed, other, other_normed, rows, width, scale, EPS, *_kind(terms), ROWS,
             power_of_two(width), num_warps=ROWS,
@@ -74,7 +75,7 @@ class _Lanes(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.count, ctx.scale = count, scale
         ctx.save_for_backward(*tensors)
-        return lane, normed, other if count >= BRANCHED else like, other_normed, terms[1]
+        return lane, normed, other, other_normed, terms[1]
 
     @staticmethod
     def backward(ctx: Any, *flows: Tensor | None) -> Any:

@@ -219,13 +219,8 @@ class _MixNorm(torch.autograd.Function):
         terms, coefficients = tensors[:count], tensors[count:]
         output = _mix_norm([*terms], [*coefficients], together, scale, summed, normed)
         ctx.set_materialize_grads(False)
-        ctx.shared, ctx.together, ctx.scale, ctx.learnt, ctx.normed = (
-            together,
-            together,
-            scale,
-            len(coefficients),
-            normed,
-        )
+        ctx.shared = ctx.together = together
+        ctx.scale, ctx.learnt, ctx.normed = scale, len(coefficients), normed
         ctx.places = [place - together + 1 for place in handed]
         kept = terms
         if summed and not coefficients:  # a plain sum says all that the backward pass would ask of its terms

@@ -6,17 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from golf.params.stats import Stats
 from golf.runtime.errors import ConfigError, DataError, MissingInput
 from golf.stats.noise import Component, NoiseFloor
-from pipeline.campaign import commands
 from pipeline.campaign.compare import compare_sides, judge
 from pipeline.campaign.sides import Side, resolve
 from tests.pipeline.campaign.checkout import folder, log
 from tests.pipeline.campaign.graph import git, graph
+from tests.pipeline.campaign.verbs import run
 
 FLOOR = NoiseFloor(Component(1e-3, 20), Component(1e-3, 20), None, None, 24, 4, 1)
 PAIRED = replace(FLOOR, paired=Component(1e-4, 10))
@@ -160,14 +158,6 @@ def test_what_cannot_be_read_says_so(here: Path) -> None:
     (here / "empty").mkdir()
     with pytest.raises(DataError, match="no score"):
         resolve("empty", here)
-
-
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    commands.add(app)
-    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_the_verbs_print_and_write_the_same(here: Path) -> None:

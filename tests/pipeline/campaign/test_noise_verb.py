@@ -3,17 +3,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from golf.runtime.errors import ConfigError, DataError, MissingInput
 from golf.stats.noise import Observation, noise_floor
-from pipeline.campaign import commands
 from pipeline.campaign.noise import lines, measure, report
 from pipeline.campaign.sides import resolve
 from pipeline.campaign.tracked import observations, read_states
 from pipeline.mlflow_store import absolute_uri, open_store
 from tests.pipeline.campaign.graph import BYTES, graph, log_state
+from tests.pipeline.campaign.verbs import run
 
 pytest.importorskip("mlflow")
 
@@ -42,14 +40,6 @@ def here(tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copyfile(tracked / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    commands.add(app)
-    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_each_run_that_happened_counts_once(here: Path) -> None:
