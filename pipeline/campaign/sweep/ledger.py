@@ -11,7 +11,7 @@ from golf.runtime.errors import FairwayError
 from pipeline.campaign.sweep.candidates import Candidate
 from pipeline.campaign.sweep.journal import Outcome, State
 from pipeline.campaign.sweep.plan import Plan, Stop
-from pipeline.mlflow_store import absolute_uri, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
 from pipeline.track import COMPLETE, TEXT
 
 TAGS = "sweep."
@@ -91,6 +91,9 @@ def log_tags(plan: Plan, state: State, root: Path) -> str:
         return "MLflow: no run to tag"
     try:
         uri = absolute_uri(tracking.uri, top_folder(root))
+        file = database_file(uri)
+        if file is not None and not file.is_file():
+            return f"MLflow: no tags set: {file.name}: no such database"
         with open_store(uri) as client:
             experiment = client.get_experiment_by_name(tracking.experiment)
             tagged = 0

@@ -21,7 +21,7 @@ from golf.data.cores import available_cores
 from golf.params.hardware import Hardware
 from golf.params.train import Train
 from golf.runtime.device import uses_gpu
-from golf.runtime.errors import DataError
+from golf.runtime.errors import DataError, FairwayError
 from pipeline.campaign.sides import Side, kept_experiment
 from pipeline.campaign.sweep.candidates import Candidate
 from pipeline.campaign.sweep.journal import Outcome
@@ -29,6 +29,11 @@ from pipeline.flows import LOCK, experiment_arguments, failure
 from pipeline.repro import lanes
 from pipeline.supervise import GRACE, BusyError, started
 
+_LIST = """
+import torch
+for i in range(torch.cuda.device_count()):
+    print(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
+"""
 HEARD = 200  # last lines in which a failure is looked for
 _BEGINS = re.compile(r"Running stage '([^'@]+)")
 _ENDS = re.compile(r"(?:Stage '|Updating lock file|Ran experiment|ERROR: |Restored stage)")
@@ -162,8 +167,13 @@ def slots(hardware: Hardware, train: Train, jobs: int) -> tuple[int, list[str]]:
 
 
 def _devices() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes whatever it holds now.
 
-    named = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-    return named or [str(i) for i in range(torch.cuda.device_count())]
+    Asked for in a process of its own: the question takes memory on every device as long as who asked lives.
+    """
+    done = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FairwayError(
+            f"GPUs: torch can't list them: {done.stderr.strip().splitlines()[-1:]}", hint="fairway doctor"
+        )
+    return done.stdout.split()
