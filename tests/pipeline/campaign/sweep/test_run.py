@@ -77,6 +77,7 @@ def test_the_ledger_adds_up(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow  # MLflow makes its database
 def test_tags_reach_the_runs_in_mlflow_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(graph(tmp_path, {42: 1.2, 314: 1.21}))
     made = plan(from_options(["quant.bits=5,6"], "bits"))
