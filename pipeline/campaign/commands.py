@@ -1,4 +1,4 @@
-"""The verbs of ``fairway`` around runs of the graph: noise, compare, records, sweep."""
+"""The verbs of ``fairway`` around runs of the graph: noise, compare, records, sweep, ablate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from golf.runtime.errors import ConfigError
 
 def add(app: typer.Typer) -> None:
     """Register the verbs; what each of them needs is imported when it runs."""
-    for verb in (noise, compare, records, sweep):
+    for verb in (noise, compare, records, sweep, ablate):
         app.command()(verb)
 
 
@@ -90,6 +90,31 @@ def sweep(
     found = sweeping.run(wanted, jobs=jobs, retry=retry, tell=lambda line: _finish([line], None, None))
     _finish(["", *ledger.lines(found)], found, json_file)
     if not found["complete"]:
+        raise typer.Exit(1)
+
+
+def ablate(
+    switches: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="A switch; repeat it for more.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the sweep that runs them.")] = "ablate",
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at once; 0: as many as devices or cores allow.")] = 0,
+    hours: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed candidates again.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Run one switch at a time against params.yaml as it is, and print what each is worth above the noise.
+
+    Example: fairway ablate -S model.smear_gate=false -S quant.bits=5
+    """
+    from pipeline.campaign import ablate as verb
+    from pipeline.campaign.sweep import ledger
+
+    wanted = verb.sweep_of(switches or [], name, hours, dollars)
+    found = verb.run(wanted, jobs=jobs, retry=retry, tell=lambda line: _finish([line], None, None))
+    _finish(["", *ledger.lines(found["ledger"]), "", *verb.lines(found)], found, json_file)
+    if not found["ledger"]["complete"]:
         raise typer.Exit(1)
 
 
