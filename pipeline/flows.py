@@ -123,8 +123,10 @@ def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
     return names[-1] if names else ""
 
 
-def experiment_arguments(overrides: Sequence[str], name: str = "") -> list[str]:
+def experiment_arguments(overrides: Sequence[str], name: str = "", inputs: Sequence[str] | None = None) -> list[str]:
     """DVC's words for one experiment outside the workspace; without ``name`` DVC makes one up.
+
+    ``inputs``: what :func:`untracked_inputs` found, if it was asked before.
 
     Raises:
         ConfigError: an override is not ``section.key=value``.
@@ -134,7 +136,7 @@ def experiment_arguments(overrides: Sequence[str], name: str = "") -> list[str]:
             raise ConfigError(f"override {override!r}: needed section.key=value", hint="quant.bits=5")
     named = ["--name", name] if name else []
     arguments = [word for override in overrides for word in ("--set-param", override)]
-    copies = [word for path in untracked_inputs() for word in ("--copy-paths", path)]
+    copies = [word for path in (untracked_inputs() if inputs is None else inputs) for word in ("--copy-paths", path)]
     return ["exp", "run", "--temp", *named, *arguments, *copies]
 
 

@@ -1,8 +1,7 @@
 """Experiments as processes: ``dvc exp run --temp`` under supervision, one a slot, its output in a file.
 
-Each slot is a lock of :mod:`pipeline.supervise` and, with GPUs, the devices that the run sees. The first slot's lock is
-the graph's own, so that neither the nightly run nor another experiment computes on the same device meanwhile. When the
-sweep is killed, even by SIGKILL, the supervisor ends what it started.
+Each slot is a lock of :mod:`pipeline.supervise` and, with GPUs, the devices that the run sees. When the sweep is
+killed, even by SIGKILL, the supervisor ends what it started.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -21,19 +21,21 @@ from golf.data.cores import available_cores
 from golf.params.hardware import Hardware
 from golf.params.train import Train
 from golf.runtime.device import uses_gpu
-from golf.runtime.errors import DataError, FairwayError
+from golf.runtime.errors import ConfigError, DataError, FairwayError
 from pipeline.campaign.sides import Side, kept_experiment
 from pipeline.campaign.sweep.candidates import Candidate
 from pipeline.campaign.sweep.journal import Outcome
-from pipeline.flows import LOCK, experiment_arguments, failure
+from pipeline.campaign.sweep.workspace import SLOT, workspace_state
+from pipeline.flows import experiment_arguments, failure, untracked_inputs
 from pipeline.repro import lanes
-from pipeline.supervise import GRACE, BusyError, started
+from pipeline.supervise import GRACE, started
 
 _LIST = """
 import torch
 for i in range(torch.cuda.device_count()):
     print(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
 """
+SETTLE = 60.0  # seconds in which a run must have begun
 HEARD = 200  # last lines in which a failure is looked for
 _BEGINS = re.compile(r"Running stage '([^'@]+)")
 _ENDS = re.compile(r"(?:Stage '|Updating lock file|Ran experiment|ERROR: |Restored stage)")
@@ -57,8 +59,11 @@ class Run:
 class DvcRunner:
     """Runs candidates in the repository ``root``, their output in ``logs``; ``devices``: of each slot, none on CPU."""
 
-    def __init__(self, root: Path, logs: Path, devices: Sequence[str] = (), grace: float = GRACE) -> None:
-        self.root, self.logs, self.devices, self.grace = root, logs, devices, grace
+    def __init__(
+        self, root: Path, logs: Path, devices: Sequence[str] = (), state: str = "", grace: float = GRACE
+    ) -> None:
+        self.root, self.logs, self.devices, self.state, self.grace = root, logs, devices, state, grace
+        self.copies = untracked_inputs()  # read now, and not while another run begins
 
     def kept(self, candidate: Candidate) -> Outcome | None:
         """The experiment of that name: the name holds overrides, code and parameters, so it is this result."""
@@ -72,28 +77,33 @@ class DvcRunner:
         """Begin the experiment on ``slot``.
 
         Raises:
-            BusyError: another process holds the slot, and longer than a killed sweep's runs need to end.
+            BusyError: the slot is held, and longer than a killed sweep's run needs to end.
+            ConfigError: tracked files are no longer what the sweep began with.
         """
+        self._unchanged()
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}  # stages are timed by when DVC names them
         if self.devices:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
-        words = experiment_arguments(candidate.overrides, candidate.name)
+        words = experiment_arguments(candidate.overrides, candidate.name, self.copies)
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{candidate.name}.log"
-        lock = LOCK if slot == 0 else f"{LOCK}-{slot}"
-        deadline = time.monotonic() + self.grace + 15
-        while True:
-            with contextlib.ExitStack() as stack:
-                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-                stack.callback(os.close, output)
-                try:
-                    watcher = stack.enter_context(started(command, lock, grace=self.grace, output=output, env=env))
-                except BusyError:
-                    if time.monotonic() > deadline:
-                        raise
-                else:
-                    return Run(candidate, watcher, stack.pop_all(), log, time.monotonic())
+        with contextlib.ExitStack() as stack:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            stack.callback(os.close, output)
+            lock = f"{SLOT}{slot}"
+            watcher = stack.enter_context(started(command, lock, grace=self.grace, output=output, env=env))
+            return Run(candidate, watcher, stack.pop_all(), log, time.monotonic())
+
+    def _unchanged(self) -> None:
+        """Wait until the workspace is as it was: another run may just begin in it. Longer, and somebody edits it."""
+        deadline = time.monotonic() + SETTLE
+        while self.state and workspace_state(self.root) != self.state:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    "sweep: code or parameters changed while it runs: its table would compare two states",
+                    hint="undo the change (git diff), and give the same command again",
+                )
             time.sleep(0.5)
 
     def poll(self, run: Run) -> Outcome | None:
@@ -118,10 +128,10 @@ class DvcRunner:
         return _outcome(run.candidate, side, seconds, run.stages)
 
     def end(self, runs: list[Run]) -> None:
-        """End all at once, then wait for each."""
+        """End all at once, then wait for each. By SIGINT, upon which DVC puts the workspace in order."""
         for run in runs:
             if run.watcher.poll() is None:
-                run.watcher.terminate()
+                run.watcher.send_signal(signal.SIGINT)
         for run in runs:
             run.scope.close()
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +27,11 @@ from pipeline.campaign.sweep.plan import Plan
 from pipeline.campaign.sweep.run import DvcRunner, slots
 from pipeline.campaign.sweep.sharing import read_graph, shares
 from pipeline.campaign.sweep.spec import Sweep, check, from_options, read_sweep
+from pipeline.campaign.sweep.workspace import branch, keep, put_back, settle, workspace_state
+from pipeline.flows import LOCK
 from pipeline.supervise import locked
 
 FOLDER = Path("logs/sweep")
-LOCK = "sweep"
 
 
 def sweep_of(file: Path | None, options: Sequence[str], name: str, hours: float | None, dollars: float | None) -> Sweep:
@@ -74,60 +73,63 @@ def run(sweep: Sweep, *, jobs: int = 0, retry: bool = False, tell: Callable[[str
         ConfigError: a candidate is wrong, money is to be counted without a price, or the journal is another sweep's.
         BusyError: another sweep runs here.
     """
-    root, hardware = Path.cwd(), load(Hardware)
-    price = hardware.dollars_per_hour
-    if sweep.dollars and not price:
-        raise ConfigError(
-            f"sweep {sweep.name}: a budget of {sweep.dollars:g} dollars, and hardware.dollars_per_hour is 0",
-            hint="write the machine's price into params.yaml: hardware.dollars_per_hour",
-        )
-    state = workspace_state(root)
-    plan = planned(sweep, state)
-    count, devices = slots(hardware, load(Train), jobs)
-    path = FOLDER / f"{sweep.name}.jsonl"
+    root, path, logs = Path.cwd(), FOLDER / f"{sweep.name}.jsonl", FOLDER / sweep.name
     with locked(LOCK), contextlib.closing(Journal(path)) as journal, _ended_by_signals():
-        _same(journal, sweep, state)
+        settle()
+        for line in _restored(root, logs, journal):
+            tell(line)
+        state = workspace_state(root)
+        hardware = _priced(sweep)
+        plan = planned(sweep, state)
+        count, devices = slots(hardware, load(Train), jobs)
+        _same(journal, sweep, state, branch(root))
+        keep(root, logs)
         if retry:
             journal.append("retry")
         tell(f"{sweep.name}: {len(plan.rungs[0])} candidates, {count} at a time; journal: {path}")
-        runner = DvcRunner(root, FOLDER / sweep.name, devices)
-        stop = drive(plan, journal, runner, slots=count, price=price, margin=_margin(root, journal, tell), tell=tell)
+        runner = DvcRunner(root, logs, devices, state)
+        stop = drive(
+            plan, journal, runner, slots=count, price=hardware.dollars_per_hour,
+            margin=_margin(root, journal, tell), tell=tell,
+        )  # fmt: skip
         found = ledger.content(plan, journal.state, stop)
         write_json(FOLDER / f"{sweep.name}.json", found)
         tell(ledger.log_tags(plan, journal.state, root))
     return found
 
 
-def workspace_state(root: Path) -> str:
-    """A hash of what every candidate starts from: the commit, and what differs from it in tracked files.
-
-    Reports and dvc.lock are results: a nightly run beside the sweep changes nothing.
-    """
-    parts = []
-    for words in (["rev-parse", "HEAD"], ["diff", "HEAD", "--binary", "--", ".", ":!reports", ":!dvc.lock"]):
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, check=False)
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ConfigError(
-                f"{root}: git {words[0]}: {said[0] if said else 'failed'}; needed a repository with a commit",
-                hint="git init && dvc init && git commit",
-            )
-        parts.append(done.stdout)
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+def _priced(sweep: Sweep) -> Hardware:
+    """The section ``hardware``, with a price if the sweep has a budget of money."""
+    hardware = load(Hardware)
+    if sweep.dollars and not hardware.dollars_per_hour:
+        raise ConfigError(
+            f"sweep {sweep.name}: a budget of {sweep.dollars:g} dollars, and hardware.dollars_per_hour is 0",
+            hint="write the machine's price into params.yaml: hardware.dollars_per_hour",
+        )
+    return hardware
 
 
-def _same(journal: Journal, sweep: Sweep, state: str) -> None:
+def _restored(root: Path, logs: Path, journal: Journal) -> list[str]:
+    """Undo what a kill left while a run began."""
+    state = journal.state
+    if state.header is None:
+        return []
+    begun = [one["overrides"] for one in journal.records if one["event"] == "start" and one["run"] in state.begun]
+    return put_back(root, logs, state.header["state"], state.header["branch"], begun)
+
+
+def _same(journal: Journal, sweep: Sweep, state: str, head: str) -> None:
     """Write the journal's head, or hold it against this sweep: a table of two states of the code would compare them."""
     mine = json.loads(json.dumps({"spec": sweep.identity(), "state": state}))
-    head = journal.state.header
-    if head is None:
-        journal.append("sweep", **mine)
+    begun = journal.state.header
+    if begun is None:
+        journal.append("sweep", **mine, branch=head)
         return
-    what = "candidates" if head["spec"] != mine["spec"] else "code or parameters" if head["state"] != state else ""
+    what = "candidates" if begun["spec"] != mine["spec"] else "code or parameters" if begun["state"] != state else ""
     if what:
         raise ConfigError(
             f"{journal.path}: begun with other {what}, needed the same to go on with it",
-            hint=f"another name for a new sweep, or mv {journal.path} {journal.path}.old",
+            hint="another name for a new sweep, or git diff and git stash list to find what changed",
         )
 
 

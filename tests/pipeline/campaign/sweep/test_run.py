@@ -10,13 +10,14 @@ import yaml
 from golf.params.hardware import Hardware
 from golf.params.train import Train
 from golf.runtime.errors import ConfigError
-from pipeline.campaign.sweep import ledger, run, verb
+from pipeline.campaign.sweep import ledger, run, verb, workspace
 from pipeline.campaign.sweep.drive import drive
 from pipeline.campaign.sweep.journal import Journal
 from pipeline.campaign.sweep.sharing import read_graph, shares
 from pipeline.campaign.sweep.spec import from_options
 from pipeline.mlflow_store import absolute_uri, open_store
 from pipeline.supervise import BusyError, locked
+from pipeline.use import replace
 from tests.pipeline.campaign.graph import git, graph, log_state
 from tests.pipeline.campaign.sweep.fake import Clock, Runner, plan
 
@@ -127,14 +128,14 @@ def test_two_sweeps_at_once_and_other_sweeps_of_one_name_are_refused(
 ) -> None:
     monkeypatch.setattr(verb, "DvcRunner", lambda *_: Runner(Clock(), lambda one: {42: 1.0}, seconds=0.0))
     go = lambda *options: verb.run(verb.sweep_of(None, options, "a", None, None), tell=lambda _: None)  # noqa: E731
-    with locked("sweep"), pytest.raises(BusyError, match=r"sweep: held by process"):
+    with locked("graph"), pytest.raises(BusyError, match=r"graph: held by process"):
         go("quant.bits=5,6")
     go("quant.bits=5,6")
     with pytest.raises(ConfigError, match=r"a\.jsonl: begun with other candidates"):
         go("quant.bits=5,7")
-    before = verb.workspace_state(repository)
+    before = workspace.workspace_state(repository)
     (repository / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\n")
-    assert verb.workspace_state(repository) != before
+    assert workspace.workspace_state(repository) != before
     with pytest.raises(ConfigError, match="begun with other code or parameters"):
         go("quant.bits=5,6")
 
@@ -156,4 +157,36 @@ def test_a_wrong_command_line_is_told(file: Any, options: list[str], hours: Any,
 
 def test_outside_git_it_says_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needed a repository with a commit"):
-        verb.workspace_state(tmp_path)
+        workspace.workspace_state(tmp_path)
+
+
+def test_what_a_kill_left_is_put_back_and_an_edit_is_not(repository: Path) -> None:
+    file, logs = repository / "params.yaml", repository / "logs/sweep/a"
+    good, state, head = file.read_text(), workspace.workspace_state(repository), workspace.branch(repository)
+    workspace.keep(repository, logs)
+    go = lambda: workspace.put_back(repository, logs, state, head, [["quant.bits=4"], ["quant.bits=5"]])  # noqa: E731
+    assert go() == []
+    for left in ("", replace(good, ("quant", "bits"), 5)):
+        file.write_text(left)
+        assert [line.partition(":")[0] for line in go()] == ["params.yaml"]
+        assert file.read_text() == good
+    for mine in (replace(good, ("quant", "bits"), 7), good + "\n# a note\n", "mine: 1\n", "{", "seeds: ["):
+        file.write_text(mine)
+        assert go() == []
+        assert file.read_text() == mine
+    file.write_text(good)
+    git(repository, "checkout", "-q", "--detach")
+    assert [line.partition(":")[0] for line in go()] == [head]
+    assert workspace.branch(repository) == head
+    git(repository, "checkout", "-q", "--detach")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "elsewhere")
+    assert go() == []
+
+
+def test_a_sweep_does_not_go_on_over_an_edit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SETTLE", 0.0)
+    monkeypatch.setattr(run, "untracked_inputs", list)
+    runner = run.DvcRunner(repository, repository / "logs", (), workspace.workspace_state(repository))
+    (repository / "params.yaml").write_text("mine: 1\n")
+    with pytest.raises(ConfigError, match="changed while it runs"):
+        runner.start(plan(from_options(["quant.bits=5,6"])).rungs[0][0], 0)
