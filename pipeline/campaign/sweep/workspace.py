@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from golf.params.base import PARAMS_FILE, parse_yaml
@@ -20,6 +20,7 @@ from golf.runtime.files import write_bytes
 from pipeline.supervise import GRACE, LOCKS, BusyError, locked
 
 SLOT = "sweep-"
+PACKED = ".dvc/tmp/repro.dat"  # DVC's note to the copy of what to run
 
 
 def workspace_state(root: Path) -> str:
@@ -45,10 +46,7 @@ def workspace_state(root: Path) -> str:
 
 def branch(root: Path) -> str:
     """The branch that is checked out, as a full ref; empty if none is."""
-    done = subprocess.run(
-        ["git", "symbolic-ref", "--quiet", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    return _git(root, "symbolic-ref", "--quiet", "HEAD")
 
 
 def settle(grace: float = GRACE) -> None:
@@ -74,7 +72,7 @@ def keep(root: Path, logs: Path) -> None:
     write_bytes(logs / PARAMS_FILE.name, (root / PARAMS_FILE).read_bytes())
 
 
-def put_back(root: Path, logs: Path, state: str, head: str, begun: Iterable[Sequence[str]]) -> list[str]:
+def put_back(root: Path, logs: Path, state: str, head: str, begun: Sequence[Sequence[str]]) -> list[str]:
     """Undo what DVC was killed at, and say what; ``state`` and branch ``head``: of before; ``begun``: runs' overrides.
 
     Nothing that a person may have written is touched: params.yaml is put back if it is empty, or is the kept one with
@@ -82,19 +80,25 @@ def put_back(root: Path, logs: Path, state: str, head: str, begun: Iterable[Sequ
     """
     told = []
     file, kept = root / PARAMS_FILE, logs / PARAMS_FILE.name
+    staged = _git(root, "show", f":{PARAMS_FILE}").encode()
+    packed = bool(_git(root, "ls-files", "--", PACKED))  # only DVC puts it into the index
+    if packed or (kept.is_file() and _is_left(staged, kept.read_bytes(), begun)):
+        _git(root, "rm", "--cached", "--quiet", "--force", "--ignore-unmatch", "--", PACKED)
+        _git(root, "reset", "--quiet", "--", str(PARAMS_FILE))  # the index alone
+        told.append("Git's index: put back; a kill had left a run in it")
     if kept.is_file() and file.is_file() and workspace_state(root) != state:
         before, found = kept.read_bytes(), file.read_bytes()
         if found != before and _is_left(found, before, begun):
             write_bytes(logs / f"{PARAMS_FILE.name}.found", found)
             write_bytes(file, before)
             told.append("params.yaml: put back; a kill had left a run's overrides in it")
-    if head and not branch(root) and _commit(root, head) == _commit(root, "HEAD"):
-        subprocess.run(["git", "symbolic-ref", "HEAD", head], cwd=root, check=True)
+    if head and not branch(root) and _git(root, "rev-parse", head) == _git(root, "rev-parse", "HEAD"):
+        _git(root, "symbolic-ref", "HEAD", head)
         told.append(f"{head}: checked out again; a kill had left HEAD detached")
     return told
 
 
-def _is_left(found: bytes, before: bytes, begun: Iterable[Sequence[str]]) -> bool:
+def _is_left(found: bytes, before: bytes, begun: Sequence[Sequence[str]]) -> bool:
     import yaml
 
     if not found:
@@ -118,6 +122,7 @@ def _is_left(found: bytes, before: bytes, begun: Iterable[Sequence[str]]) -> boo
     return False
 
 
-def _commit(root: Path, name: str) -> str:
-    done = subprocess.run(["git", "rev-parse", name], cwd=root, capture_output=True, text=True, check=False)
+def _git(root: Path, *arguments: str) -> str:
+    """What Git says; nothing if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip()

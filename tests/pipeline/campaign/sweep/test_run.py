@@ -18,7 +18,7 @@ from pipeline.campaign.sweep.spec import from_options
 from pipeline.mlflow_store import absolute_uri, open_store
 from pipeline.supervise import BusyError, locked
 from pipeline.use import replace
-from tests.pipeline.campaign.graph import git, graph, log_state
+from tests.pipeline.campaign.graph import git, graph, log_state, write
 from tests.pipeline.campaign.sweep.fake import Clock, Runner, plan
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -174,7 +174,11 @@ def test_what_a_kill_left_is_put_back_and_an_edit_is_not(repository: Path) -> No
         file.write_text(mine)
         assert go() == []
         assert file.read_text() == mine
-    file.write_text(good)
+    file.write_text(replace(good, ("quant", "bits"), 5))  # all that DVC was seen to leave
+    write(repository / workspace.PACKED, "x")
+    git(repository, "add", "-f", workspace.PACKED, "params.yaml")
+    assert len(go()) == 2
+    assert workspace.workspace_state(repository) == state
     git(repository, "checkout", "-q", "--detach")
     assert [line.partition(":")[0] for line in go()] == [head]
     assert workspace.branch(repository) == head
