@@ -20,6 +20,7 @@ from golf.runtime.files import write_bytes
 from pipeline.supervise import GRACE, LOCKS, BusyError, locked
 
 SLOT = "sweep-"
+DVC_LOCK = "refs/exps/stash.lock"
 PACKED = ".dvc/tmp/repro.dat"  # DVC's note to the copy of what to run
 
 
@@ -80,6 +81,10 @@ def put_back(root: Path, logs: Path, state: str, head: str, begun: Sequence[Sequ
     """
     told = []
     file, kept = root / PARAMS_FILE, logs / PARAMS_FILE.name
+    lock = root / _git(root, "rev-parse", "--git-path", DVC_LOCK)
+    if begun and lock.is_file():  # nobody but DVC makes it, and the runs have ended
+        lock.unlink()
+        told.append(f"{DVC_LOCK}: removed; a kill had left it")
     staged = _git(root, "show", f":{PARAMS_FILE}").encode()
     packed = bool(_git(root, "ls-files", "--", PACKED))  # only DVC puts it into the index
     if packed or (kept.is_file() and _is_left(staged, kept.read_bytes(), begun)):

@@ -177,7 +177,8 @@ def test_what_a_kill_left_is_put_back_and_an_edit_is_not(repository: Path) -> No
     file.write_text(replace(good, ("quant", "bits"), 5))  # all that DVC was seen to leave
     write(repository / workspace.PACKED, "x")
     git(repository, "add", "-f", workspace.PACKED, "params.yaml")
-    assert len(go()) == 2
+    write(repository / ".git" / workspace.DVC_LOCK, "")
+    assert len(go()) == 3
     assert workspace.workspace_state(repository) == state
     git(repository, "checkout", "-q", "--detach")
     assert [line.partition(":")[0] for line in go()] == [head]
