@@ -112,9 +112,6 @@ def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
     Raises:
         ConfigError: an override is not ``section.key=value``.
     """
-    for override in overrides:
-        if not re.fullmatch(r"[+~]{0,2}\w+(\.\w+)*=.+", override):
-            raise ConfigError(f"override {override!r}: needed section.key=value", hint="quant.bits=5")
     names: list[str] = []
 
     def heard(line: str) -> None:
@@ -122,10 +119,25 @@ def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
             names.append(found[1])
         log(line)
 
-    arguments = [word for override in overrides for word in ("--set-param", override)]
-    copies = [word for path in untracked_inputs() for word in ("--copy-paths", path)]
-    dvc(["exp", "run", "--temp", *arguments, *copies], heard)
+    dvc(experiment_arguments(overrides), heard)
     return names[-1] if names else ""
+
+
+def experiment_arguments(overrides: Sequence[str], name: str = "", inputs: Sequence[str] | None = None) -> list[str]:
+    """DVC's words for one experiment outside the workspace; without ``name`` DVC makes one up.
+
+    ``inputs``: what :func:`untracked_inputs` found, if it was asked before.
+
+    Raises:
+        ConfigError: an override is not ``section.key=value``.
+    """
+    for override in overrides:
+        if not re.fullmatch(r"[+~]{0,2}\w+(\.\w+)*=.+", override):
+            raise ConfigError(f"override {override!r}: needed section.key=value", hint="quant.bits=5")
+    named = ["--name", name] if name else []
+    arguments = [word for override in overrides for word in ("--set-param", override)]
+    copies = [word for path in (untracked_inputs() if inputs is None else inputs) for word in ("--copy-paths", path)]
+    return ["exp", "run", "--temp", *named, *arguments, *copies]
 
 
 def untracked_inputs() -> list[str]:

@@ -1,4 +1,4 @@
-"""The verbs of ``fairway`` that tell noise from gain: noise, compare, records."""
+"""The verbs of ``fairway`` around runs of the graph: noise, compare, records, sweep, ablate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from golf.runtime.errors import ConfigError
 
 def add(app: typer.Typer) -> None:
     """Register the verbs; what each of them needs is imported when it runs."""
-    for verb in (noise, compare, records):
+    for verb in (noise, compare, records, sweep, ablate):
         app.command()(verb)
 
 
@@ -65,6 +65,57 @@ def records(
     board = verb.read_checkout(directory)
     text = [*verb.columns(board), "", *verb.summary(board)]
     _finish([*text, *(["", *verb.sources(board)] if sources else [])], verb.as_json(board), json_file)
+
+
+def sweep(
+    file: Annotated[Path | None, typer.Argument(help="A YAML file: see docs/cli.md.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=V1,V2", help="A grid, without a file.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of a grid; a file has its own.")] = "",
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at once; 0: as many as devices or cores allow.")] = 0,
+    hours: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed candidates again.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the ledger to this file.")] = None,
+) -> None:
+    """Run many experiments, or go on with a sweep that was interrupted; exit code 1 when it could not be completed.
+
+    Example: fairway sweep -S quant.bits=5,6 -S optim.matrix_lr=0.01,0.02 --hours 8
+    """
+    from pipeline.campaign.sweep import ledger
+    from pipeline.campaign.sweep import verb as sweeping
+
+    wanted = sweeping.sweep_of(file, options or [], name, hours, dollars)
+    found = sweeping.run(wanted, jobs=jobs, retry=retry, tell=lambda line: _finish([line], None, None))
+    _finish(["", *ledger.lines(found)], found, json_file)
+    if not found["complete"]:
+        raise typer.Exit(1)
+
+
+def ablate(
+    switches: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="A switch; repeat it for more.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the sweep that runs them.")] = "ablate",
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at once; 0: as many as devices or cores allow.")] = 0,
+    hours: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Stop when these are spent.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed candidates again.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Run one switch at a time against params.yaml as it is, and print what each is worth above the noise.
+
+    Example: fairway ablate -S model.smear_gate=false -S quant.bits=5
+    """
+    from pipeline.campaign import ablate as verb
+    from pipeline.campaign.sweep import ledger
+
+    wanted = verb.sweep_of(switches or [], name, hours, dollars)
+    found = verb.run(wanted, jobs=jobs, retry=retry, tell=lambda line: _finish([line], None, None))
+    _finish(["", *ledger.lines(found["ledger"]), "", *verb.lines(found)], found, json_file)
+    if not found["ledger"]["complete"]:
+        raise typer.Exit(1)
 
 
 def _best(text: str) -> tuple[int, int]:

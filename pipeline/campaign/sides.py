@@ -72,6 +72,16 @@ def resolve(name: str, root: Path, states: Callable[[], list[State]] | None = No
     return _tree(name, lambda part: _git(root, "show", f"{revision}:{part}"))
 
 
+def kept_experiment(name: str, root: Path) -> Side | None:
+    """The DVC experiment of that name, MLflow not asked; None if there is none.
+
+    Raises:
+        DataError: it holds no score.
+    """
+    revision = experiment_revision(name, root)
+    return None if revision is None else _tree(name, lambda part: _git(root, "show", f"{revision}:{part}"))
+
+
 def _record(path: Path) -> Side:
     from pipeline.campaign.published.findings import scored_text
     from pipeline.campaign.published.folder import read_folder
@@ -171,8 +181,8 @@ def _report(name: str, part: str, read: Callable[[str], bytes | None]) -> dict[s
     return content if isinstance(content, dict) else {}
 
 
-def _revision(name: str, root: Path) -> str | None:
-    """The commit of a DVC experiment of that name, the newest if several bases have one, or of a Git revision."""
+def experiment_revision(name: str, root: Path) -> str | None:
+    """The commit of a DVC experiment of that name, the newest if several bases have one."""
     listed = (
         _git(root, "for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps") or b""
     )
@@ -180,6 +190,13 @@ def _revision(name: str, root: Path) -> str | None:
         commit, _, ref = line.partition(" ")
         if ref.rpartition("/")[2] == name:
             return commit
+    return None
+
+
+def _revision(name: str, root: Path) -> str | None:
+    """The commit of a DVC experiment of that name or of a Git revision."""
+    if commit := experiment_revision(name, root):
+        return commit
     found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     return found.decode().strip() if found else None
 

@@ -1,0 +1,1 @@
+"""``fairway sweep``: many experiments, planned from a journal, so that a kill costs only what was running."""
