@@ -15,6 +15,7 @@ from typing import Any
 
 from golf.params.base import PARAMS_FILE, load
 from golf.params.hardware import Hardware
+from golf.params.model import Model
 from golf.runtime.device import prepare, uses_gpu
 from golf.runtime.errors import FairwayError, run_main
 
@@ -26,13 +27,13 @@ RANKS_ON_CPU = 2  # the least that have something to exchange
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m golf.machine.probe", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="file with the section hardware")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="file with the sections hardware and model")
     arguments = parser.parse_args()
     hardware = load(Hardware, arguments.params)
     gpus = _gpus() if uses_gpu(hardware) else 0
     tell("exchange", lambda: _exchange(hardware, gpus))  # first: it forks
     tell("products", lambda: _products(hardware, gpus))
-    tell("attention", lambda: _attention(hardware))
+    tell("attention", lambda: _attention(hardware, load(Model, arguments.params)))
 
 
 def tell(part: str, measure: Callable[[], dict[str, Any]]) -> None:
@@ -81,10 +82,10 @@ def _peak(name: str) -> float | None:
     return peak / 1e12 if peak else None
 
 
-def _attention(hardware: Hardware) -> dict[str, Any]:
+def _attention(hardware: Hardware, model: Model) -> dict[str, Any]:
     from golf.machine.attention import speeds
 
-    return speeds(hardware.attention, prepare(hardware))
+    return speeds(hardware.attention, prepare(hardware), masked=model.document_mask)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def prepare(backend: str, documents: Documents | Tensor | None, rows: int, lengt
         return documents if isinstance(documents, Documents) else segments(documents)
     numbers = number_tokens(documents, rows, length) if isinstance(documents, Documents) else documents
     if backend == "flex":
-        return _flex_mask(numbers)
+        return _flex_mask(rows, length, numbers.device, numbers=numbers)
     causal = torch.ones(length, length, dtype=torch.bool, device=numbers.device).tril()
     return ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]  # (B, 1, T, T)
 
@@ -104,7 +104,7 @@ def prepare_behind(backend: str, rows: int, length: int, past: int, device: torc
     if past == 0:
         return None
     if backend == "flex":
-        return _flex_mask(torch.zeros(1, length, dtype=torch.int32, device=device), past)
+        return _flex_mask(1, length, device, past)
     if backend in MASKED:
         return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
     counts = torch.arange(rows + 1, dtype=torch.int32, device=device)
@@ -192,7 +192,7 @@ def _flex() -> Attend:
 
     def call(q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
         if mask is None:
-            mask = _flex_mask(torch.zeros(1, q.shape[1], dtype=torch.int32, device=q.device))
+            mask = _flex_mask(1, q.shape[1], q.device)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         y: Any = flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         return y.transpose(1, 2)
@@ -200,17 +200,17 @@ def _flex() -> Attend:
     return call
 
 
-def _flex_mask(numbers: Tensor, past: int = 0) -> Any:
+def _flex_mask(rows: int, length: int, device: torch.device, past: int = 0, numbers: Tensor | None = None) -> Any:
+    """Causal behind ``past`` keys, within documents where there are their ``numbers`` (rows, length)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        if past:
-            return query + past >= key
-        return (query >= key) & (numbers[row, query] == numbers[row, key])
+        causal = query + past >= key
+        if numbers is None:  # the row is that of the queries, whichever shape the mask was made in
+            return causal
+        return causal & (numbers[row, query] == numbers[row, key])
 
-    rows, length = numbers.shape
-    shape = (rows if rows > 1 else None, None, length, past + length)
-    return create_block_mask(visible, *shape, device=str(numbers.device))
+    return create_block_mask(visible, rows if rows > 1 else None, None, length, past + length, device=str(device))
 
 
 def choose_backend(name: str, device: torch.device | str) -> tuple[str, str]:

@@ -19,8 +19,9 @@ def test_every_device_has_a_rate() -> None:
     assert all(0.0001 < rate < 100 for rate in found)
 
 
-def test_a_cpu_has_one_attention_and_says_how_to_get_the_others() -> None:
-    found = speeds("auto", CPU)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_cpu_has_one_attention_and_says_how_to_get_the_others(masked: bool) -> None:
+    found = speeds("auto", CPU, masked=masked)
     assert (found["chosen"], found["reason"]) == ("sdpa", "the only one on cpu")
     rows = {row["name"]: row for row in found["rows"]}
     assert set(rows) == set(NAMES) - {"flex"}
@@ -33,13 +34,13 @@ def test_a_kernel_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("undefined symbol:\n  _ZN3c10")
 
     monkeypatch.setattr(attention, "implementation", broken)
-    row = next(row for row in speeds("auto", CPU)["rows"] if row["name"] == "sdpa")
+    row = next(row for row in speeds("auto", CPU, masked=False)["rows"] if row["name"] == "sdpa")
     assert row["missing"] == "RuntimeError: undefined symbol: _ZN3c10"
 
 
 def test_a_forced_kernel_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"hardware\.attention=fa3: needs a CUDA device"):
-        speeds("fa3", CPU)
+        speeds("fa3", CPU, masked=False)
 
 
 def test_a_part_that_fails_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from golf.model.attention import (
     choose_backend,
     implementation,
     number_tokens,
+    prepare_behind,
     segments,
 )
 from golf.runtime.errors import ConfigError
@@ -40,6 +41,17 @@ def test_sdpa_is_causal_grouped_attention(heads, kv_heads, length):
     y = attend(q, k, v)
     assert y.shape == q.shape
     assert torch.allclose(y.double(), naive(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize("past", [0, 7])
+def test_flex_reads_several_rows_by_one_mask(past):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 20, 4, 16, generator=generator)
+    k, v = torch.randn(2, 3, past + 20, 2, 16, generator=generator)
+    found, exact = (
+        implementation(name)(q, k, v, prepare_behind(name, 3, 20, past, q.device)) for name in ("flex", "sdpa")
+    )
+    torch.testing.assert_close(found, exact)
 
 
 def test_grouped_heads_equal_repeated_ones():
