@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class SeedRun:
     metrics: Mapping[str, float]
     device: str
     ran_at: Mapping[str, str]  # stage to the time at which it really ran; a restored stage keeps its old one
+    run_id: str = ""
+    restored: frozenset[str] = frozenset()  # stages that an earlier state had run
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class State:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     seeds: tuple[SeedRun, ...]
+    ended_at: int = 0  # Unix milliseconds
 
     @property
     def configuration(self) -> tuple[str, ...]:
@@ -46,8 +49,23 @@ class State:
         return (self.tags.get("git.commit", ""), *kept)
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """What the experiment holds: ``states``, oldest first; names of runs that began and are not whole; how many runs
+    ``track`` did not log."""
+
+    states: tuple[State, ...]
+    unfinished: tuple[str, ...] = ()
+    foreign: int = 0
+
+
 def read_states(root: Path) -> list[State]:
-    """Every whole state in the experiment of params.yaml, oldest first.
+    """Every whole state in the experiment of params.yaml, oldest first; see :func:`read_tracked`."""
+    return list(read_tracked(root).states)
+
+
+def read_tracked(root: Path) -> Tracked:
+    """Everything in the experiment of params.yaml.
 
     Raises:
         MissingInput: nothing was logged yet.
@@ -71,12 +89,33 @@ def read_states(root: Path) -> list[State]:
         parent, seed = run.data.tags.get(PARENT), run.data.tags.get("seed", "")
         if parent and seed.lstrip("-").isdigit():
             children.setdefault(parent, []).append(_seed_run(int(seed), run))
-    whole = [run for run in runs if run.data.tags.get(COMPLETE) == "true" and run.data.tags.get(KEY)]
-    return [
+    parents = [run for run in runs if run.data.tags.get(KEY)]
+    whole = [run for run in parents if run.data.tags.get(COMPLETE) == "true"]
+    states = tuple(
         State(run.info.run_id, run.info.run_name or "", run.data.tags, run.data.params,
-              tuple(sorted(children.get(run.info.run_id, []), key=lambda child: child.seed)))
+              tuple(sorted(children.get(run.info.run_id, []), key=lambda child: child.seed)), run.info.end_time or 0)
         for run in sorted(whole, key=lambda run: (run.info.start_time, run.info.run_id))
-    ]  # fmt: skip
+    )  # fmt: skip
+    known = {run.info.run_id for run in parents}
+    foreign = sum(run.info.run_id not in known and run.data.tags.get(PARENT) not in known for run in runs)
+    whole_ids = {state.run_id for state in states}
+    unfinished = (run.info.run_name or run.info.run_id for run in parents if run.info.run_id not in whole_ids)
+    return Tracked(states, tuple(unfinished), foreign)
+
+
+def read_histories(root: Path, run_ids: Sequence[str], key: str) -> dict[str, list[tuple[int, float]]]:
+    """The metric ``key`` of each run as (step, value), by step; runs without it are left out.
+
+    Raises:
+        FairwayError: MLflow isn't installed or can't be reached.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    with open_store(absolute_uri(load(Tracking).uri, top_folder(root))) as client:
+        for run_id in run_ids:
+            points = {point.step: point.value for point in client.get_metric_history(run_id, key)}
+            if points:
+                found[run_id] = sorted(points.items())
+    return found
 
 
 def observations(states: list[State], scored_bytes: int | None = None) -> list[Observation]:
@@ -103,7 +142,8 @@ def observations(states: list[State], scored_bytes: int | None = None) -> list[O
 def _seed_run(seed: int, run: Any) -> SeedRun:
     tags = run.data.tags
     ran = {key.removeprefix("ran_at."): value for key, value in tags.items() if key.startswith("ran_at.")}
-    return SeedRun(seed, run.data.metrics, tags.get("device", ""), ran)
+    restored = frozenset(filter(None, tags.get("cached.stages", "").split(", ")))
+    return SeedRun(seed, run.data.metrics, tags.get("device", ""), ran, run.info.run_id, restored)
 
 
 def _all(client: Any, experiment: str) -> list[Any]:
