@@ -11,6 +11,8 @@ from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import MissingInput
 from golf.stats.noise import Observation
+from pipeline.campaign import database
+from pipeline.campaign.database import LoggedRun
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
 from pipeline.track import COMPLETE, KEY, PARENT
 
@@ -83,24 +85,24 @@ def read_tracked(root: Path) -> Tracked:
                 f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
                 hint="dvc repro track",
             )
-        runs = _all(client, experiment.experiment_id)
+        runs = (file and database.read_runs(file, experiment.experiment_id)) or _all(client, experiment.experiment_id)
     children: dict[str, list[SeedRun]] = {}
     for run in runs:
-        parent, seed = run.data.tags.get(PARENT), run.data.tags.get("seed", "")
+        parent, seed = run.tags.get(PARENT), run.tags.get("seed", "")
         if parent and seed.lstrip("-").isdigit():
             children.setdefault(parent, []).append(_seed_run(int(seed), run))
-    parents = [run for run in runs if run.data.tags.get(KEY)]
-    whole = [run for run in parents if run.data.tags.get(COMPLETE) == "true"]
+    parents = [run for run in runs if run.tags.get(KEY)]
     states = tuple(
-        State(run.info.run_id, run.info.run_name or "", run.data.tags, run.data.params,
-              tuple(sorted(children.get(run.info.run_id, []), key=lambda child: child.seed)), run.info.end_time or 0)
-        for run in sorted(whole, key=lambda run: (run.info.start_time, run.info.run_id))
+        State(run.run_id, run.name, run.tags, run.params,
+              tuple(sorted(children.get(run.run_id, []), key=lambda child: child.seed)), run.end)
+        for run in sorted(parents, key=lambda run: (run.start, run.run_id)) if run.tags.get(COMPLETE) == "true"
     )  # fmt: skip
-    known = {run.info.run_id for run in parents}
-    foreign = sum(run.info.run_id not in known and run.data.tags.get(PARENT) not in known for run in runs)
-    whole_ids = {state.run_id for state in states}
-    unfinished = (run.info.run_name or run.info.run_id for run in parents if run.info.run_id not in whole_ids)
-    return Tracked(states, tuple(unfinished), foreign)
+    known, whole = {run.run_id for run in parents}, {state.run_id for state in states}
+    return Tracked(
+        states,
+        unfinished=tuple(run.name or run.run_id for run in parents if run.run_id not in whole),
+        foreign=sum(run.run_id not in known and run.tags.get(PARENT) not in known for run in runs),
+    )
 
 
 def read_histories(root: Path, run_ids: Sequence[str], key: str) -> dict[str, list[tuple[int, float]]]:
@@ -109,13 +111,14 @@ def read_histories(root: Path, run_ids: Sequence[str], key: str) -> dict[str, li
     Raises:
         FairwayError: MLflow isn't installed or can't be reached.
     """
-    found: dict[str, list[tuple[int, float]]] = {}
-    with open_store(absolute_uri(load(Tracking).uri, top_folder(root))) as client:
-        for run_id in run_ids:
-            points = {point.step: point.value for point in client.get_metric_history(run_id, key)}
-            if points:
-                found[run_id] = sorted(points.items())
-    return found
+    uri = absolute_uri(load(Tracking).uri, top_folder(root))
+    with open_store(uri) as client:
+        file = database_file(uri)
+        found = database.read_histories(file, run_ids, key) if file else None
+        if found is None:
+            points = {run_id: client.get_metric_history(run_id, key) for run_id in run_ids}
+            found = {run_id: sorted({one.step: one.value for one in line}.items()) for run_id, line in points.items()}
+    return {run_id: line for run_id, line in found.items() if line}
 
 
 def observations(states: list[State], scored_bytes: int | None = None) -> list[Observation]:
@@ -139,18 +142,21 @@ def observations(states: list[State], scored_bytes: int | None = None) -> list[O
     return found
 
 
-def _seed_run(seed: int, run: Any) -> SeedRun:
-    tags = run.data.tags
-    ran = {key.removeprefix("ran_at."): value for key, value in tags.items() if key.startswith("ran_at.")}
-    restored = frozenset(filter(None, tags.get("cached.stages", "").split(", ")))
-    return SeedRun(seed, run.data.metrics, tags.get("device", ""), ran, run.info.run_id, restored)
+def _seed_run(seed: int, run: LoggedRun) -> SeedRun:
+    ran = {key.removeprefix("ran_at."): value for key, value in run.tags.items() if key.startswith("ran_at.")}
+    restored = frozenset(filter(None, run.tags.get("cached.stages", "").split(", ")))
+    return SeedRun(seed, run.metrics, run.tags.get("device", ""), ran, run.run_id, restored)
 
 
-def _all(client: Any, experiment: str) -> list[Any]:
+def _all(client: Any, experiment: str) -> list[LoggedRun]:
     found, token = [], None
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found += list(page)
+        found += [
+            LoggedRun(run.info.run_id, run.info.run_name or "", run.info.start_time or 0, run.info.end_time or 0,
+                      run.data.tags, run.data.params, run.data.metrics)
+            for run in page
+        ]  # fmt: skip
         token = page.token
         if not token:
             return found

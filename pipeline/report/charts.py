@@ -31,8 +31,8 @@ def _progression() -> alt.LayerChart:
     points = (
         alt.Chart(alt.NamedData("entries")).mark_point(filled=True, size=42)
         .encode(when, score, _origin(), tooltip=_entry(),
-                opacity=alt.condition(pick, alt.Opacity("state:N", scale=alt.Scale(
-                    domain=["valid", "ruled out"], range=[0.8, 0.22]), legend=None), alt.value(0.04)))
+                opacity=_valid())
+        .transform_filter(pick)
         .add_params(pick)
     )  # fmt: skip
     best = (
@@ -48,9 +48,7 @@ def _size() -> alt.LayerChart:
     x = alt.X("mb:Q", title="code and compressed weights, largest seed (million bytes)", scale=alt.Scale(zero=False))
     points = (
         alt.Chart(alt.NamedData("entries")).mark_point(filled=True, size=42)
-        .encode(x, alt.Y("bpb:Q", title=SCORE, scale=alt.Scale(zero=False)), _origin(), tooltip=_entry(),
-                opacity=alt.Opacity("state:N", legend=None, scale=alt.Scale(
-                    domain=["valid", "ruled out"], range=[0.8, 0.22])))
+        .encode(x, alt.Y("bpb:Q", title=SCORE, scale=alt.Scale(zero=False)), _origin(), tooltip=_entry(), opacity=_valid())
     )  # fmt: skip
     cap = alt.Chart(alt.NamedData("cap")).encode(alt.X("mb:Q"))
     rule = cap.mark_rule(color=RED, strokeDash=[5, 4], strokeWidth=1.5)
@@ -71,7 +69,7 @@ def _effects() -> alt.LayerChart:
     interval = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", title=title), alt.X2("high:Q"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(alt.X("difference:Q", title=title))
     zero = alt.Chart(alt.NamedData("zero")).mark_rule(color=GREY, strokeDash=[4, 4]).encode(alt.X("at:Q"))
-    return (zero + interval + point).properties(width="container", height=alt.Step(26))
+    return (zero + interval + point).properties(**_stepped(26))
 
 
 def _streams() -> alt.Chart:
@@ -84,14 +82,14 @@ def _streams() -> alt.Chart:
                 alt.Color("codec:N", title=None, scale=alt.Scale(range=list(SERIES))),
                 tooltip=[alt.Tooltip("stream:N"), alt.Tooltip("codec:N"), _number("bytes", "bytes", ","),
                          _number("raw", "before coding", ",")])
-        .properties(width="container", height=alt.Step(22))
+        .properties(**_stepped(22))
     )  # fmt: skip
 
 
 def _curves() -> alt.Chart:
     import altair as alt
 
-    pick = alt.selection_point(fields=["name"], on="pointerover", nearest=True, empty=False)
+    pick = alt.selection_point(fields=["name"], on="pointerover", empty=False)
     chart = (
         alt.Chart(alt.NamedData("curves")).mark_line(strokeJoin="round")
         .encode(alt.X("step:Q", title="optimizer step"),
@@ -132,7 +130,7 @@ def _spend() -> alt.Chart:
                 alt.Order("order:Q"),
                 tooltip=[alt.Tooltip("device:N"), alt.Tooltip("stage:N"), _number("hours", "hours", ".3f"),
                          _number("dollars", "dollars", ",.2f"), _number("runs", "runs", ",")])
-        .properties(width="container", height=alt.Step(34))
+        .properties(**_stepped(34))
     )  # fmt: skip
 
 
@@ -142,7 +140,7 @@ def _money() -> alt.Chart:
     return _sized(
         alt.Chart(alt.NamedData("money")).mark_area(interpolate="step-after", opacity=0.35, line={"strokeWidth": 2})
         .encode(alt.X("time:T", title="date", axis=alt.Axis(format="%d %b %y", labelOverlap=True)),
-                alt.Y("total:Q", title="dollars spent, running total"), color=alt.value(BLUE),
+                alt.Y("total:Q", title="dollars spent, running total", stack=None), color=alt.value(BLUE),
                 tooltip=[alt.Tooltip("time:T", title="until", format="%d %b %Y %H:%M"), _number("total", "dollars", ",.2f")]),
         240,
     )  # fmt: skip
@@ -159,7 +157,7 @@ def _speed() -> alt.LayerChart:
     ticks = data.mark_tick(thickness=1.5, opacity=0.5, color=BLUE).encode(device, ms, tooltip=told)
     point = data.mark_point(filled=True, size=80, color=ORANGE, opacity=1)
     median = point.encode(device, alt.X("median(ms):Q", title=title))
-    return (ticks + median).properties(width="container", height=alt.Step(34))
+    return (ticks + median).properties(**_stepped(34))
 
 
 def _rates() -> alt.LayerChart:
@@ -172,13 +170,20 @@ def _rates() -> alt.LayerChart:
     data = alt.Chart(alt.NamedData("machines")).encode(device, tooltip=told)
     sheet = data.mark_bar(height={"band": 0.7}, color=GREY, opacity=0.25).encode(alt.X("peak:Q", title=title))
     rate = data.mark_bar(height={"band": 0.4}, color=BLUE).encode(alt.X("tflops:Q", title=title))
-    return (sheet + rate).properties(width="container", height=alt.Step(30))
+    return (sheet + rate).properties(**_stepped(30))
 
 
 def _origin() -> alt.Color:
     import altair as alt
 
     return alt.Color("origin:N", title=None, scale=alt.Scale(domain=["own", "published"], range=[BLUE, ORANGE]))
+
+
+def _valid() -> Any:
+    """Pale where an entry is over the cap, or not known to be legal."""
+    import altair as alt
+
+    return alt.condition("datum.state === 'valid'", alt.value(0.8), alt.value(0.25))
 
 
 def _entry() -> list[alt.Tooltip]:
@@ -193,6 +198,13 @@ def _number(name: str, title: str, form: str) -> alt.Tooltip:
     import altair as alt
 
     return alt.Tooltip(f"{name}:Q", title=title, format=form)
+
+
+def _stepped(height: int) -> dict[str, Any]:
+    """As high as it has rows of so many pixels, as wide as its place."""
+    import altair as alt
+
+    return {"width": "container", "height": alt.Step(height), "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
 
 
 def _sized(chart: Any, height: int) -> Any:

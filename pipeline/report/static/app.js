@@ -34,7 +34,7 @@ function leaderboard() {
     return;
   }
   options(byId("board-filters").elements.text, texts(), null);
-  const table = new Table(byId("board-table"), { caption: "Leaderboard", sort: "bpb", page: 25, columns: [
+  const table = new Table(byId("board-table"), { caption: "Leaderboard", sort: "bpb", page: 15, columns: [
     { key: "rank", title: "#", kind: "num" }, { key: "name", title: "name", kind: "name", open: openEntry },
     { key: "bpb", title: "bpb", kind: "num", form: fixed(5) }, { key: "std", title: "±", kind: "num", form: fixed(5) },
     { key: "seeds", title: "seeds", kind: "num", descending: true }, { key: "bytes", title: "bytes", kind: "num", form: whole },
@@ -60,7 +60,7 @@ function runs() {
   const form = byId("run-filters");
   options(form.elements.device, [...new Set(RUNS.map((run) => run.device))].sort(), "any");
   options(form.elements.sweep, [...new Set(RUNS.map((run) => run.sweep).filter(Boolean))].sort(), "any");
-  const table = new Table(byId("run-table"), { caption: "Runs", sort: "time", descending: true, columns: [
+  const table = new Table(byId("run-table"), { caption: "Runs", sort: "time", descending: true, page: 20, columns: [
     { key: "state", title: "state", kind: "name", open: openRun }, { key: "seed", title: "seed", kind: "num" },
     { key: "bpb", title: "bpb", kind: "num", form: fixed(5) }, { key: "pre", title: "pre-quant", kind: "num", form: fixed(5) },
     { key: "gap", title: "gap", kind: "num", form: fixed(5, true) }, { key: "bytes", title: "bytes", kind: "num", form: whole },
@@ -138,7 +138,7 @@ function cost() {
   chart("spend", { spend }, "No run has logged its seconds.", "dvc repro");
   let total = 0;
   const spent = RUNS.filter((run) => run.dollars != null && run.time != null).sort((a, b) => a.time - b.time)
-    .map((run) => ({ time: run.time, total: total += run.dollars }));
+    .map((run) => ({ time: run.time, total: total += run.dollars })).filter((at, i, all) => at.time !== all[i + 1]?.time);
   chart("money", { money: spent }, "No price is known. hardware.dollars_per_hour in params.yaml, and then", "dvc repro");
   if (spend.length) new Table(byId("spend-table"), { caption: "Seconds and dollars by stage and machine", sort: "seconds", descending: true, page: 20, columns: [
     { key: "device", title: "machine", kind: "text" }, { key: "stage", title: "stage", kind: "text" }, { key: "runs", title: "runs", kind: "num", form: whole },
