@@ -71,7 +71,7 @@ def _templates(client: Any, experiment: str, parameters: dict[str, str]) -> list
         for first in range(0, len(pairs), 100):
             client.log_batch(ids[-1], params=pairs[first : first + 100])
         if seed is not None:
-            points = [Metric(key, value, BEGIN, 0) for key, value in _metrics(1.1, 0.004).items()]
+            points = [Metric(key, value, BEGIN, 0) for key, value in _metrics(1.24, 0.004).items()]
             points += [Metric(f"curve.{name}", 11 - 1.7 * math.log1p(step), BEGIN, 60 * step)
                        for name in CURVES for step in range(1, POINTS + 1)]  # fmt: skip
             client.log_batch(ids[-1], metrics=points)
@@ -93,6 +93,9 @@ def _copy(database: sqlite3.Connection, templates: list[str], number: int, draw:
     names = [f"{number:08x}{place:024x}" for place in range(len(templates))]
     device, level = draw.choice(DEVICES), 1.06 + 0.12 * math.exp(-number / 250) + draw.expovariate(60)
     switches = {key: draw.choice(values) for key, values in SWITCHES.items()}
+    switches["optim.embed_lr"] = f"{0.01 + number * 1e-5:.5f}"
+    if number % 10 == 0:  # the same again, perhaps on another machine
+        level, switches = 1.19, {key: values[0] for key, values in SWITCHES.items()} | {"optim.embed_lr": "0.6"}
     gap, size = 0.03 / (int(switches["quant.bits"]) - 3) ** 2, 15_950_000 + draw.gauss(0, 60_000)
     label = " ".join(f"{key}={value}" for key, value in list(switches.items())[:2])
     for template, name in zip(templates, names, strict=True):

@@ -59,17 +59,17 @@ def _size() -> alt.LayerChart:
 def _effects() -> alt.LayerChart:
     import altair as alt
 
-    names = alt.Y("name:N", title=None, sort=alt.EncodingSortField("order"), axis=alt.Axis(labelLimit=170))
+    names = alt.Y("name:N", title=None, sort=alt.EncodingSortField("order"))
     colour = alt.Color("verdict:N", title=None, scale=alt.Scale(
         domain=["helps", "within noise", "harmful after quantisation", "harmful"], range=[GREEN, GREY, ORANGE, RED]))  # fmt: skip
     told = [alt.Tooltip("name:N", title="switch"), _number("difference", "Δ bpb", "+.5f"), _number("low", "from", "+.5f"),
             _number("high", "to", "+.5f"), alt.Tooltip("verdict:N"), alt.Tooltip("basis:N", title="interval from")]  # fmt: skip
     base = alt.Chart(alt.NamedData("effects")).encode(names, colour, tooltip=told)
-    title = "difference from the base (bits per byte; left of zero is better)"
+    title = "Δ bits per byte (left of zero: better)"
     interval = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", title=title), alt.X2("high:Q"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(alt.X("difference:Q", title=title))
     zero = alt.Chart(alt.NamedData("zero")).mark_rule(color=GREY, strokeDash=[4, 4]).encode(alt.X("at:Q"))
-    return (zero + interval + point).properties(**_stepped(26))
+    return (zero + interval + point).properties(**_stepped(26, "name"))
 
 
 def _streams() -> alt.Chart:
@@ -77,12 +77,12 @@ def _streams() -> alt.Chart:
 
     return (
         alt.Chart(alt.NamedData("streams")).mark_bar(height={"band": 0.75})
-        .encode(alt.Y("stream:N", title=None, sort="-x", axis=alt.Axis(labelLimit=170)),
+        .encode(alt.Y("stream:N", title=None, sort="-x"),
                 alt.X("bytes:Q", title="bytes in the submission", axis=alt.Axis(format="~s")),
                 alt.Color("codec:N", title=None, scale=alt.Scale(range=list(SERIES))),
                 tooltip=[alt.Tooltip("stream:N"), alt.Tooltip("codec:N"), _number("bytes", "bytes", ","),
                          _number("raw", "before coding", ",")])
-        .properties(**_stepped(22))
+        .properties(**_stepped(22, "stream"))
     )  # fmt: skip
 
 
@@ -94,12 +94,11 @@ def _curves() -> alt.Chart:
         alt.Chart(alt.NamedData("curves")).mark_line(strokeJoin="round")
         .encode(alt.X("step:Q", title="optimizer step"),
                 alt.Y("loss:Q", title="training loss (nats per token)", scale=alt.Scale(zero=False)),
-                alt.Color("name:N", title=None, scale=alt.Scale(range=list(SERIES)),
-                          legend=alt.Legend(columns=2, labelLimit=260, symbolLimit=12)),
+                alt.Color("name:N", title=None, scale=alt.Scale(range=list(SERIES))),
                 alt.Detail("run:N"),
                 opacity=alt.condition(pick, alt.value(1.0), alt.value(0.7)),
                 strokeWidth=alt.condition(pick, alt.value(2.6), alt.value(1.2)),
-                tooltip=[alt.Tooltip("name:N", title="run"), _number("step", "step", ","), _number("loss", "loss", ".4f")])
+                tooltip=[alt.Tooltip("full:N", title="run"), _number("step", "step", ","), _number("loss", "loss", ".4f")])
         .add_params(pick)
     )  # fmt: skip
     return _sized(chart, 340)
@@ -124,13 +123,13 @@ def _spend() -> alt.Chart:
 
     return (
         alt.Chart(alt.NamedData("spend")).mark_bar(height={"band": 0.7})
-        .encode(alt.Y("device:N", title=None, axis=alt.Axis(labelLimit=170)),
+        .encode(alt.Y("device:N", title=None),
                 alt.X("hours:Q", title="hours really run, all runs"),
                 alt.Color("stage:N", title=None, sort=None, scale=alt.Scale(range=list(SERIES))),
                 alt.Order("order:Q"),
                 tooltip=[alt.Tooltip("device:N"), alt.Tooltip("stage:N"), _number("hours", "hours", ".3f"),
                          _number("dollars", "dollars", ",.2f"), _number("runs", "runs", ",")])
-        .properties(**_stepped(34))
+        .properties(**_stepped(34, "device"))
     )  # fmt: skip
 
 
@@ -149,28 +148,28 @@ def _money() -> alt.Chart:
 def _speed() -> alt.LayerChart:
     import altair as alt
 
-    device = alt.Y("device:N", title=None, axis=alt.Axis(labelLimit=170))
-    title = "training (ms a step), runs of one configuration; the point is their median"
+    device = alt.Y("device:N", title=None)
+    title = "ms a step (point: median)"
     ms = alt.X("ms:Q", title=title, scale=alt.Scale(zero=False))
     told = [alt.Tooltip("device:N"), _number("ms", "ms a step", ",.2f"), alt.Tooltip("name:N", title="run")]
     data = alt.Chart(alt.NamedData("speed"))
     ticks = data.mark_tick(thickness=1.5, opacity=0.5, color=BLUE).encode(device, ms, tooltip=told)
     point = data.mark_point(filled=True, size=80, color=ORANGE, opacity=1)
     median = point.encode(device, alt.X("median(ms):Q", title=title))
-    return (ticks + median).properties(**_stepped(34))
+    return (ticks + median).properties(**_stepped(34, "device"))
 
 
 def _rates() -> alt.LayerChart:
     import altair as alt
 
-    device = alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=170))
-    title = "matrix products (TFLOP/s); the bar behind is the data sheet"
+    device = alt.Y("name:N", title=None)
+    title = "TFLOP/s of matrix products (pale: data sheet)"
     told = [alt.Tooltip("name:N", title="machine"), _number("tflops", "measured TFLOP/s", ",.4~g"),
             _number("peak", "data sheet", ",.4~g"), _number("attention", "attention TFLOP/s", ",.4~g")]  # fmt: skip
     data = alt.Chart(alt.NamedData("machines")).encode(device, tooltip=told)
     sheet = data.mark_bar(height={"band": 0.7}, color=GREY, opacity=0.25).encode(alt.X("peak:Q", title=title))
     rate = data.mark_bar(height={"band": 0.4}, color=BLUE).encode(alt.X("tflops:Q", title=title))
-    return (sheet + rate).properties(**_stepped(30))
+    return (sheet + rate).properties(**_stepped(30, "name"))
 
 
 def _origin() -> alt.Color:
@@ -200,11 +199,9 @@ def _number(name: str, title: str, form: str) -> alt.Tooltip:
     return alt.Tooltip(f"{name}:Q", title=title, format=form)
 
 
-def _stepped(height: int) -> dict[str, Any]:
-    """As high as it has rows of so many pixels, as wide as its place."""
-    import altair as alt
-
-    return {"width": "container", "height": alt.Step(height), "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
+def _stepped(row: int, field: str) -> dict[str, Any]:
+    """As wide as its place; the page makes it ``row`` pixels high for each value of ``field``."""
+    return {"width": "container", "height": row, "usermeta": {"row": row, "field": field}}
 
 
 def _sized(chart: Any, height: int) -> Any:

@@ -115,6 +115,10 @@ function bytes() {
   });
 }
 
+function curveName(run) {
+  return `${run.bpb == null ? "no score" : run.bpb.toFixed(4)} s${run.seed} ${run.state}`;
+}
+
 function training() {
   const known = DATA.curves.map((curve) => ({ ...curve, of: RUNS[curve.run] }));
   byId("curve-filters").hidden = !known.length;
@@ -123,7 +127,7 @@ function training() {
     const order = which === "best" ? (a, b) => (a.of.bpb ?? Infinity) - (b.of.bpb ?? Infinity) : (a, b) => b.of.time - a.of.time;
     const chosen = known.filter((one) => !query || matches(runText(one.of), query)).sort(order).slice(0, 10);
     byId("curve-note").textContent = `${chosen.length} of the ${known.length} curves kept here`;
-    chart("curves", { curves: chosen.flatMap(({ of, step, loss }) => step.map((at, i) => ({ run: of.index, name: of.name, step: at, loss: loss[i] }))) },
+    chart("curves", { curves: chosen.flatMap(({ of, step, loss }) => step.map((at, i) => ({ run: of.index, name: curveName(of), full: of.name, step: at, loss: loss[i] }))) },
       "No run has this name.");
   });
   const gaps = RUNS.filter((run) => run.gap != null && run.mb != null);
@@ -140,7 +144,7 @@ function cost() {
   const spent = RUNS.filter((run) => run.dollars != null && run.time != null).sort((a, b) => a.time - b.time)
     .map((run) => ({ time: run.time, total: total += run.dollars })).filter((at, i, all) => at.time !== all[i + 1]?.time);
   chart("money", { money: spent }, "No price is known. hardware.dollars_per_hour in params.yaml, and then", "dvc repro");
-  if (spend.length) new Table(byId("spend-table"), { caption: "Seconds and dollars by stage and machine", sort: "seconds", descending: true, page: 20, columns: [
+  if (spend.length) new Table(byId("spend-table"), { caption: "Seconds and dollars by stage and machine", sort: "seconds", descending: true, page: 10, columns: [
     { key: "device", title: "machine", kind: "text" }, { key: "stage", title: "stage", kind: "text" }, { key: "runs", title: "runs", kind: "num", form: whole },
     { key: "seconds", title: "time", kind: "num", form: duration, descending: true },
     { key: "paid", title: "$", kind: "num", form: money, descending: true },

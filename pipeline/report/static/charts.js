@@ -7,7 +7,9 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-function look() {
+const COLUMNS = { curves: [2, 1], spend: [4, 2] }; // of legends, on a wide and on a narrow place
+
+function look(name, narrow) {
   const soft = colour("soft"), grid = colour("grid"), line = colour("line"), font = colour("sans");
   return {
     background: null, font,
@@ -16,8 +18,12 @@ function look() {
       labelColor: soft, titleColor: soft, gridColor: grid, domainColor: line, tickColor: line,
       labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 400, titlePadding: 8, labelPadding: 4, tickSize: 4,
     },
+    axisY: { labelLimit: narrow ? 110 : 170 },
     axisBand: { grid: false, domain: false, ticks: false },
-    legend: { orient: "top", labelColor: colour("ink"), titleColor: soft, titleFontWeight: 400, labelFontSize: 11.5, titleFontSize: 11.5, symbolSize: 70, offset: 6, columnPadding: 14 },
+    legend: {
+      orient: "top", labelColor: colour("ink"), titleColor: soft, titleFontWeight: 400, labelFontSize: 11.5, titleFontSize: 11.5, symbolSize: 70, offset: 6, columnPadding: 14,
+      labelLimit: name === "curves" && !narrow ? 150 : 230, columns: (COLUMNS[name] || [6, 1])[Number(narrow)],
+    },
     header: { labelColor: soft, titleColor: soft },
   };
 }
@@ -48,6 +54,7 @@ function chart(name, datasets, missing, command) {
   }
   if (known.view) {
     for (const [data, rows] of Object.entries(datasets)) known.view.data(data, rows);
+    if (SPECS[name].usermeta) known.view.height(heightOf(SPECS[name], datasets));
     known.view.runAsync();
   } else {
     place.replaceChildren();
@@ -56,15 +63,28 @@ function chart(name, datasets, missing, command) {
   return undefined;
 }
 
+/** Run the library, once, when the first chart needs it: tables don't wait for it. The page's policy knows its hash. */
+async function library() {
+  await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+  if (!window.vegaEmbed) document.head.append(element("script", {}, document.getElementById("library").textContent));
+}
+
+/** Of a chart with a line for each value of a field. */
+function heightOf({ usermeta: { row, field } }, datasets) {
+  return row * new Set(Object.values(datasets)[0].map((one) => one[field])).size;
+}
+
 async function draw(name) {
   const known = charts[name];
   const place = document.getElementById(`chart-${name}`);
-  if (!Object.values(known.datasets)[0].length) return;
   const asked = known.asked = {};
+  await library();
+  if (known.asked !== asked || !Object.values(known.datasets)[0].length) return;
   const spec = { ...SPECS[name], datasets: known.datasets };
   delete spec.config;
+  if (spec.usermeta) spec.height = heightOf(spec, known.datasets);
   const made = await vegaEmbed(place, spec, {
-    renderer: "canvas", config: look(), tooltip: { theme: dark() ? "dark" : "light" },
+    renderer: "canvas", config: look(name, place.clientWidth < 420), tooltip: { theme: dark() ? "dark" : "light" },
     actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: `fairway-${name}`,
   });
   if (known.asked !== asked || !Object.values(known.datasets)[0].length) {
