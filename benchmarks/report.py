@@ -65,7 +65,9 @@ def _templates(client: Any, experiment: str, parameters: dict[str, str]) -> list
         if seed is not None:
             tags = {PARENT: ids[0], "seed": str(seed), "device": DEVICES[0]}
             tags |= {f"ran_at.{stage}": "2026-09-21T14:13:20+00:00" for stage in SEED_STAGES}
-        run = client.create_run(experiment, start_time=BEGIN, tags=tags, run_name="state 0" if seed is None else f"seed {seed}")
+        run = client.create_run(
+            experiment, start_time=BEGIN, tags=tags, run_name="state 0" if seed is None else f"seed {seed}"
+        )
         ids.append(run.info.run_id)
         pairs = [Param(key, value) for key, value in parameters.items()]
         for first in range(0, len(pairs), 100):
@@ -80,7 +82,9 @@ def _templates(client: Any, experiment: str, parameters: dict[str, str]) -> list
 
 
 def _metrics(bpb: float, gap: float) -> dict[str, float]:
-    found = {f"seconds.{stage}": 20.0 * (1 + place) for place, stage in enumerate(SEED_STAGES)} | {"seconds.train": 600.0}
+    found = {f"seconds.{stage}": 20.0 * (1 + place) for place, stage in enumerate(SEED_STAGES)} | {
+        "seconds.train": 600.0
+    }
     found |= {f"select.post_bpb.ema-{place}": bpb + 0.01 for place in range(20)}  # what else a run logs
     found |= {"evaluate.bpb": bpb, "evaluate.bytes": 151_080_363, "evaluate.tokens": 62_021_632, "audit.passed": 1.0}
     found |= {"quantize.pre_bpb": bpb, "quantize.post_bpb": bpb + gap, "quantize.bits": 6, "train.steps": 6000}
@@ -102,8 +106,10 @@ def _copy(database: sqlite3.Connection, templates: list[str], number: int, draw:
         for table in ("runs", "params", "metrics", "latest_metrics", "tags"):
             columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] != "run_uuid"]
             listed = ", ".join(columns)
-            database.execute(f"INSERT INTO {table} (run_uuid, {listed}) SELECT ?, {listed} FROM {table} WHERE run_uuid = ?",
-                             (name, template))  # fmt: skip
+            database.execute(
+                f"INSERT INTO {table} (run_uuid, {listed}) SELECT ?, {listed} FROM {table} WHERE run_uuid = ?",
+                (name, template),
+            )
         score = level + draw.gauss(0, 0.0006)
         changed = {"evaluate.bpb": score, "quantize.pre_bpb": score - 0.02, "quantize.post_bpb": score - 0.02 + gap,
                    "gate.total_bytes": round(size + draw.gauss(0, 900)), "audit.passed": float(draw.random() > 0.03),
@@ -111,7 +117,9 @@ def _copy(database: sqlite3.Connection, templates: list[str], number: int, draw:
                    "speed.ms_per_step": 95 * (1 + DEVICES.index(device)) * draw.gauss(1, 0.02)}  # fmt: skip
         for key, value in changed.items():
             database.execute("UPDATE latest_metrics SET value = ? WHERE run_uuid = ? AND key = ?", (value, name, key))
-        database.execute("UPDATE metrics SET value = value + ? WHERE run_uuid = ? AND key = 'curve.loss'", (level, name))
+        database.execute(
+            "UPDATE metrics SET value = value + ? WHERE run_uuid = ? AND key = 'curve.loss'", (level, name)
+        )
         moved = {PARENT: names[0], KEY: str(number + 1), "device": device, "sweep.name": f"sweep {number // 40}"}
         begun = datetime.fromtimestamp((BEGIN + number * DAY // 4) / 1000, UTC).isoformat()
         moved |= {f"ran_at.{stage}": begun for stage in SEED_STAGES}
@@ -125,7 +133,7 @@ def _copy(database: sqlite3.Connection, templates: list[str], number: int, draw:
 
 
 def opened(page: Path) -> dict[str, float]:
-    """Seconds until the page in headless Chromium has its tables and first charts, and for a filter to show its rows."""
+    """Seconds until the page in headless Chromium has its tables and its first charts, and of filters and sorting."""
     from benchmarks.browser import chromium
 
     with chromium() as browser:
@@ -143,8 +151,10 @@ def opened(page: Path) -> dict[str, float]:
         }"""
         runs = tab.evaluate(measure, ["#run-filters [name=query]", "quant.bits=5"])
         board = tab.evaluate(measure, ["#board-filters [name=query]", "bits=5"])
-        order = tab.evaluate(measure.replace('input.dispatchEvent(new Event("input", { bubbles: true }));', "input.click();"),
-                             ["#run-table th:nth-child(3) button", ""])  # fmt: skip
+        order = tab.evaluate(
+            measure.replace('input.dispatchEvent(new Event("input", { bubbles: true }));', "input.click();"),
+            ["#run-table th:nth-child(3) button", ""],
+        )
         found = {"tables": tables, "charts": charts, "filter_runs": runs, "filter_board": board, "sort_runs": order}
         return {name: round(value / 1000, 3) for name, value in found.items()}
 

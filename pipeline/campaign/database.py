@@ -44,7 +44,9 @@ def read_runs(file: Path, experiment: str) -> list[LoggedRun] | None:
                 )
             }
             for table in ("tags", "params"):
-                for run_id, key, value in database.execute(f"SELECT run_uuid, key, value FROM {table} WHERE {chosen}", of):
+                for run_id, key, value in database.execute(
+                    f"SELECT run_uuid, key, value FROM {table} WHERE {chosen}", of
+                ):
                     getattr(found[run_id], table)[key] = value
             numbers = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE {chosen}"
             for run_id, key, value, is_nan in database.execute(numbers, of):

@@ -47,9 +47,12 @@ def _size() -> alt.LayerChart:
 
     x = alt.X("mb:Q", title="code and compressed weights, largest seed (million bytes)", scale=alt.Scale(zero=False))
     points = (
-        alt.Chart(alt.NamedData("entries")).mark_point(filled=True, size=42)
-        .encode(x, alt.Y("bpb:Q", title=SCORE, scale=alt.Scale(zero=False)), _origin(), tooltip=_entry(), opacity=_valid())
-    )  # fmt: skip
+        alt.Chart(alt.NamedData("entries"))
+        .mark_point(filled=True, size=42)
+        .encode(
+            x, alt.Y("bpb:Q", title=SCORE, scale=alt.Scale(zero=False)), _origin(), tooltip=_entry(), opacity=_valid()
+        )
+    )
     cap = alt.Chart(alt.NamedData("cap")).encode(alt.X("mb:Q"))
     rule = cap.mark_rule(color=RED, strokeDash=[5, 4], strokeWidth=1.5)
     label = cap.mark_text(align="right", dx=-5, dy=9, color=RED, baseline="top").encode(y=alt.value(0), text="label:N")
@@ -60,10 +63,21 @@ def _effects() -> alt.LayerChart:
     import altair as alt
 
     names = alt.Y("name:N", title=None, sort=alt.EncodingSortField("order"))
-    colour = alt.Color("verdict:N", title=None, scale=alt.Scale(
-        domain=["helps", "within noise", "harmful after quantisation", "harmful"], range=[GREEN, GREY, ORANGE, RED]))  # fmt: skip
-    told = [alt.Tooltip("name:N", title="switch"), _number("difference", "Δ bpb", "+.5f"), _number("low", "from", "+.5f"),
-            _number("high", "to", "+.5f"), alt.Tooltip("verdict:N"), alt.Tooltip("basis:N", title="interval from")]  # fmt: skip
+    colour = alt.Color(
+        "verdict:N",
+        title=None,
+        scale=alt.Scale(
+            domain=["helps", "within noise", "harmful after quantisation", "harmful"], range=[GREEN, GREY, ORANGE, RED]
+        ),
+    )
+    told = [
+        alt.Tooltip("name:N", title="switch"),
+        _number("difference", "Δ bpb", "+.5f"),
+        _number("low", "from", "+.5f"),
+        _number("high", "to", "+.5f"),
+        alt.Tooltip("verdict:N"),
+        alt.Tooltip("basis:N", title="interval from"),
+    ]
     base = alt.Chart(alt.NamedData("effects")).encode(names, colour, tooltip=told)
     title = "Δ bits per byte (left of zero: better)"
     interval = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q", title=title), alt.X2("high:Q"))
@@ -91,16 +105,19 @@ def _curves() -> alt.Chart:
 
     pick = alt.selection_point(fields=["name"], on="pointerover", empty=False)
     chart = (
-        alt.Chart(alt.NamedData("curves")).mark_line(strokeJoin="round")
-        .encode(alt.X("step:Q", title="optimizer step"),
-                alt.Y("loss:Q", title="training loss (nats per token)", scale=alt.Scale(zero=False)),
-                alt.Color("name:N", title=None, scale=alt.Scale(range=list(SERIES))),
-                alt.Detail("run:N"),
-                opacity=alt.condition(pick, alt.value(1.0), alt.value(0.7)),
-                strokeWidth=alt.condition(pick, alt.value(2.6), alt.value(1.2)),
-                tooltip=[alt.Tooltip("full:N", title="run"), _number("step", "step", ","), _number("loss", "loss", ".4f")])
+        alt.Chart(alt.NamedData("curves"))
+        .mark_line(strokeJoin="round")
+        .encode(
+            alt.X("step:Q", title="optimizer step"),
+            alt.Y("loss:Q", title="training loss (nats per token)", scale=alt.Scale(zero=False)),
+            alt.Color("name:N", title=None, scale=alt.Scale(range=list(SERIES))),
+            alt.Detail("run:N"),
+            opacity=alt.condition(pick, alt.value(1.0), alt.value(0.7)),
+            strokeWidth=alt.condition(pick, alt.value(2.6), alt.value(1.2)),
+            tooltip=[alt.Tooltip("full:N", title="run"), _number("step", "step", ","), _number("loss", "loss", ".4f")],
+        )
         .add_params(pick)
-    )  # fmt: skip
+    )
     return _sized(chart, 340)
 
 
@@ -108,14 +125,23 @@ def _gap() -> alt.Chart:
     import altair as alt
 
     return _sized(
-        alt.Chart(alt.NamedData("runs")).mark_point(filled=True, size=32, opacity=0.6)
-        .encode(alt.X("mb:Q", title="code and compressed weights (million bytes)", scale=alt.Scale(zero=False)),
-                alt.Y("gap:Q", title="after minus before (bits per byte)", scale=alt.Scale(zero=False)),
-                alt.Color("bits:O", title="matrix width (bits)", scale=alt.Scale(scheme="viridis")),
-                tooltip=[alt.Tooltip("name:N", title="run"), _number("gap", "gap", "+.5f"), _number("pre", "before", ".5f"),
-                         _number("post", "after", ".5f"), alt.Tooltip("bits:O"), _number("bytes", "bytes", ",")]),
+        alt.Chart(alt.NamedData("runs"))
+        .mark_point(filled=True, size=32, opacity=0.6)
+        .encode(
+            alt.X("mb:Q", title="code and compressed weights (million bytes)", scale=alt.Scale(zero=False)),
+            alt.Y("gap:Q", title="after minus before (bits per byte)", scale=alt.Scale(zero=False)),
+            alt.Color("bits:O", title="matrix width (bits)", scale=alt.Scale(scheme="viridis")),
+            tooltip=[
+                alt.Tooltip("name:N", title="run"),
+                _number("gap", "gap", "+.5f"),
+                _number("pre", "before", ".5f"),
+                _number("post", "after", ".5f"),
+                alt.Tooltip("bits:O"),
+                _number("bytes", "bytes", ","),
+            ],
+        ),
         300,
-    )  # fmt: skip
+    )
 
 
 def _spend() -> alt.Chart:
@@ -137,12 +163,19 @@ def _money() -> alt.Chart:
     import altair as alt
 
     return _sized(
-        alt.Chart(alt.NamedData("money")).mark_area(interpolate="step-after", opacity=0.35, line={"strokeWidth": 2})
-        .encode(alt.X("time:T", title="date", axis=alt.Axis(format="%d %b %y", labelOverlap=True)),
-                alt.Y("total:Q", title="dollars spent, running total", stack=None), color=alt.value(BLUE),
-                tooltip=[alt.Tooltip("time:T", title="until", format="%d %b %Y %H:%M"), _number("total", "dollars", ",.2f")]),
+        alt.Chart(alt.NamedData("money"))
+        .mark_area(interpolate="step-after", opacity=0.35, line={"strokeWidth": 2})
+        .encode(
+            alt.X("time:T", title="date", axis=alt.Axis(format="%d %b %y", labelOverlap=True)),
+            alt.Y("total:Q", title="dollars spent, running total", stack=None),
+            color=alt.value(BLUE),
+            tooltip=[
+                alt.Tooltip("time:T", title="until", format="%d %b %Y %H:%M"),
+                _number("total", "dollars", ",.2f"),
+            ],
+        ),
         240,
-    )  # fmt: skip
+    )
 
 
 def _speed() -> alt.LayerChart:
@@ -163,7 +196,7 @@ def _rates() -> alt.LayerChart:
     import altair as alt
 
     device = alt.Y("name:N", title=None)
-    title = "TFLOP/s of matrix products (pale: data sheet)"
+    title = "TFLOP/s (pale: data sheet)"
     told = [alt.Tooltip("name:N", title="machine"), _number("tflops", "measured TFLOP/s", ",.4~g"),
             _number("peak", "data sheet", ",.4~g"), _number("attention", "attention TFLOP/s", ",.4~g")]  # fmt: skip
     data = alt.Chart(alt.NamedData("machines")).encode(device, tooltip=told)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from golf.params.base import load
+from golf.params.base import load, load_seeds
 from golf.params.stats import Stats
 from golf.params.tracking import Tracking
 from golf.runtime.errors import FairwayError
@@ -54,7 +54,7 @@ def gather(root: Path, records: Path | None, created: str) -> dict[str, Any]:
         "spend": own.spend(tracked.states), "priced": any(run["dollars"] is not None for run in runs),
         "noise": _noise(tracked.states, left_out),
         "effects": files.effects(root, left_out), "ledgers": ledgers, "machines": files.machines(root, left_out),
-        "streams": files.streams(root, left_out), "log": files.findings_log(root, left_out),
+        "streams": files.streams(root, load_seeds(), left_out), "log": files.findings_log(root, left_out),
         "left_out": left_out.found,
     }  # fmt: skip
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf.params.base import load_seeds
 from golf.runtime.errors import DataError
 from golf.runtime.files import read_json
 from pipeline.campaign import ablate
@@ -47,10 +46,10 @@ def machines(root: Path, left_out: Omissions) -> list[dict[str, Any]]:
     return [one for table in _each(root, DOCTOR / "*.json", _machine, left_out) for one in table]
 
 
-def streams(root: Path, left_out: Omissions) -> list[dict[str, Any]]:
+def streams(root: Path, seeds: Sequence[int], left_out: Omissions) -> list[dict[str, Any]]:
     """Bytes by stream of the workspace's artifacts, the program's own among them."""
-    found = []
-    for seed in load_seeds():
+    found: list[dict[str, Any]] = []
+    for seed in seeds:
         path = root / "runs/compress" / str(seed) / "streams.csv"
         if not path.is_file():
             continue
@@ -89,7 +88,8 @@ def findings_log(root: Path, left_out: Omissions) -> list[list[str]]:
 
 def _cells(line: str) -> list[str]:
     """The cells of a row of Markdown; a bar that is escaped, or in a code span, is text."""
-    found, text, code, place = [], "", False, 1
+    found: list[str] = []
+    text, code, place = "", False, 1
     while place < len(line):
         sign = line[place]
         if sign == "`":

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -51,6 +52,7 @@ def data(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+@cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
     import vl_convert

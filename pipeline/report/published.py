@@ -52,7 +52,9 @@ def entries(board: Mapping[str, Any], left_out: Omissions) -> list[dict[str, Any
             found.append(_entry(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = row.get("folder") if isinstance(row, dict) else None
-            left_out.add(f"published record {name or number}", f"{type(error).__name__}: {error}, needed its form. Try: {HOW}")
+            left_out.add(
+                f"published record {name or number}", f"{type(error).__name__}: {error}, needed its form. Try: {HOW}"
+            )
     failed = board.get("failed")
     for folder, reason in failed.items() if isinstance(failed, dict) else ():
         left_out.add(f"published record {folder}", reason)
@@ -76,12 +78,22 @@ def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
     findings = row["findings"]
     test = row["significance"]
     return {
-        "origin": "published", "id": row["folder"], "name": str(row["name"])[:NAME], "author": str(row["author"])[:NAME],
-        "time": _milliseconds(row["date"]), "bpb": _finite(row["mean"]), "std": _spread(scores), "seeds": len(scores),
-        "bytes": size_bytes, "legal": bool(row["legal"]), "fits": None if size_bytes is None else size_bytes <= CAP,
-        "text": _text(row["text"]), "note": str(test["verdict"]) if test else "", "track": str(row["track"])[:NAME],
+        "origin": "published",
+        "id": row["folder"],
+        "name": str(row["name"])[:NAME],
+        "author": str(row["author"])[:NAME],
+        "time": _milliseconds(row["date"]),
+        "bpb": _finite(row["mean"]),
+        "std": _spread(scores),
+        "seeds": len(scores),
+        "bytes": size_bytes,
+        "legal": bool(row["legal"]),
+        "fits": None if size_bytes is None else size_bytes <= CAP,
+        "text": _text(row["text"]),
+        "note": str(test["verdict"]) if test else "",
+        "track": str(row["track"])[:NAME],
         "findings": "\n".join(f"{one['kind']}: {one['text']}" for one in findings),
-    }  # fmt: skip
+    }
 
 
 def _text(text: Mapping[str, Any] | None) -> str:

@@ -95,8 +95,9 @@ class Table {
     this.body.replaceChildren(...shown.map((row, i) => this.line(row, this.first + i)));
     const many = this.sorted.length > this.page;
     const last = this.first + shown.length;
-    const of = this.total > this.sorted.length ? `${whole(this.sorted.length)} of ${whole(this.total)}` : whole(this.sorted.length);
-    this.count.textContent = many ? `${whole(this.first + 1)}–${whole(last)} of ${of}` : of + (this.sorted.length === 1 ? " row" : " rows");
+    const all = this.total > this.sorted.length ? `, ${whole(this.total)} in all` : "";
+    const count = `${whole(this.sorted.length)}${many ? "" : this.sorted.length === 1 ? " row" : " rows"}`;
+    this.count.textContent = (many ? `${whole(this.first + 1)} to ${whole(last)} of ` : "") + count + all;
     this.pages.hidden = !many;
     this.back.disabled = this.first === 0;
     this.next.disabled = last >= this.sorted.length;
