@@ -78,14 +78,9 @@ def read_tracked(root: Path) -> Tracked:
     file = database_file(uri)
     if file is not None and not file.is_file():
         raise MissingInput(f"tracking.uri: {file}: no such database, needed runs logged by track", hint="dvc repro")
-    with open_store(uri) as client:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            raise MissingInput(
-                f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
-                hint="dvc repro track",
-            )
-        runs = (file and database.read_runs(file, experiment.experiment_id)) or _all(client, experiment.experiment_id)
+    runs = database.read_runs(file, tracking.experiment) if file else None
+    if runs is None:
+        runs = _told_by_client(uri, tracking)
     children: dict[str, list[SeedRun]] = {}
     for run in runs:
         parent, seed = run.tags.get(PARENT), run.tags.get("seed", "")
@@ -112,12 +107,12 @@ def read_histories(root: Path, run_ids: Sequence[str], key: str) -> dict[str, li
         FairwayError: MLflow isn't installed or can't be reached.
     """
     uri = absolute_uri(load(Tracking).uri, top_folder(root))
-    with open_store(uri) as client:
-        file = database_file(uri)
-        found = database.read_histories(file, run_ids, key) if file else None
-        if found is None:
+    file = database_file(uri)
+    found = database.read_histories(file, run_ids, key) if file else None
+    if found is None:
+        with open_store(uri) as client:
             points = {run_id: client.get_metric_history(run_id, key) for run_id in run_ids}
-            found = {run_id: sorted({one.step: one.value for one in line}.items()) for run_id, line in points.items()}
+        found = {run_id: sorted({one.step: one.value for one in line}.items()) for run_id, line in points.items()}
     return {run_id: line for run_id, line in found.items() if line}
 
 
@@ -148,15 +143,23 @@ def _seed_run(seed: int, run: LoggedRun) -> SeedRun:
     return SeedRun(seed, run.metrics, run.tags.get("device", ""), ran, run.run_id, restored)
 
 
-def _all(client: Any, experiment: str) -> list[LoggedRun]:
-    found, token = [], None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found += [
-            LoggedRun(run.info.run_id, run.info.run_name or "", run.info.start_time or 0, run.info.end_time or 0,
-                      run.data.tags, run.data.params, run.data.metrics)
-            for run in page
-        ]  # fmt: skip
-        token = page.token
-        if not token:
-            return found
+def _told_by_client(uri: str, tracking: Tracking) -> list[LoggedRun]:
+    """The experiment's runs through MLflow."""
+    with open_store(uri) as client:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            raise MissingInput(
+                f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
+                hint="dvc repro track",
+            )
+        found, token = [], None
+        while True:
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            found += [
+                LoggedRun(run.info.run_id, run.info.run_name or "", run.info.start_time or 0, run.info.end_time or 0,
+                          run.data.tags, run.data.params, run.data.metrics)
+                for run in page
+            ]  # fmt: skip
+            token = page.token
+            if not token:
+                return found

@@ -47,9 +47,15 @@ function leaderboard() {
     const shown = ENTRIES.filter((entry) => entry.bpb != null && entry.text === wanted.text && wanted[entry.origin]
       && (!wanted.legal || entry.legal === true) && (!wanted.fits || entry.fits === true) && matches(entry.hay, wanted.query));
     table.show(shown, ENTRIES.length);
-    chart("progression", { entries: shown.filter((e) => e.time != null), best: bestSoFar(shown) }, "Nothing passes the filters, or nothing has a date.");
-    chart("size", { entries: shown.filter((e) => e.mb != null), cap: [{ mb: 16, label: "cap: 16,000,000" }] }, "Nothing passes the filters, or no size is known.");
+    chart("progression", { entries: shown.filter((e) => e.time != null), best: bestSoFar(shown) },
+      "Nothing passes the filters, or nothing has a date.");
+    chart("size", { entries: shown.filter((e) => e.mb != null), cap: [{ mb: 16, label: "cap: 16,000,000" }] },
+      "Nothing passes the filters, or no size is known.");
   });
+}
+
+function audited(value) {
+  return element("span", { class: { passed: "good", failed: "bad" }[value] || "none" }, value);
 }
 
 function runs() {
@@ -65,7 +71,7 @@ function runs() {
     { key: "bpb", title: "bpb", kind: "num", form: fixed(5) }, { key: "pre", title: "pre-quant", kind: "num", form: fixed(5) },
     { key: "gap", title: "gap", kind: "num", form: fixed(5, true) }, { key: "bytes", title: "bytes", kind: "num", form: whole },
     { key: "slack", title: "slack", kind: "num", form: whole },
-    { key: "verdict", title: "audit", kind: "mark", form: (value) => element("span", { class: { passed: "good", failed: "bad" }[value] || "none" }, value) },
+    { key: "verdict", title: "audit", kind: "mark", form: audited },
     { key: "ms", title: "ms/step", kind: "num", form: fixed(1) }, { key: "seconds", title: "spent", kind: "num", form: duration, descending: true },
     { key: "dollars", title: "$", kind: "num", form: money, descending: true }, { key: "device", title: "device", kind: "text" },
     { key: "sweep", title: "sweep", kind: "text" }, { key: "time", title: "date", kind: "text", form: dateOf, descending: true },
@@ -88,7 +94,8 @@ function techniques() {
     { key: "name", title: "switch", kind: "name plain" }, { key: "difference", title: "Δ bpb", kind: "num", form: fixed(5, true) },
     { key: "low", title: "from", kind: "num", form: fixed(5, true) }, { key: "high", title: "to", kind: "num", form: fixed(5, true) },
     { key: "before", title: "Δ before quantisation", kind: "num", form: fixed(5, true) },
-    { key: "ms_per_step", title: "Δ ms/step", kind: "num", form: fixed(2, true) }, { key: "total_bytes", title: "Δ bytes", kind: "num", form: signedWhole },
+    { key: "ms_per_step", title: "Δ ms/step", kind: "num", form: fixed(2, true) },
+    { key: "total_bytes", title: "Δ bytes", kind: "num", form: signedWhole },
     { key: "verdict", title: "verdict", kind: "text" },
   ] }).show(rows);
 }
@@ -127,11 +134,16 @@ function training() {
     const order = which === "best" ? (a, b) => (a.of.bpb ?? Infinity) - (b.of.bpb ?? Infinity) : (a, b) => b.of.time - a.of.time;
     const chosen = known.filter((one) => !query || matches(runText(one.of), query)).sort(order).slice(0, 10);
     byId("curve-note").textContent = `${chosen.length} of the ${known.length} curves kept here`;
-    chart("curves", { curves: chosen.flatMap(({ of, step, loss }) => step.map((at, i) => ({ run: of.index, name: curveName(of), full: of.name, step: at, loss: loss[i] }))) },
-      "No run has this name.");
+    const points = ({ of, step, loss }) => step.map((at, i) => ({ run: of.index, name: curveName(of), full: of.name, step: at, loss: loss[i] }));
+    chart("curves", { curves: chosen.flatMap(points) }, "No run has this name.");
   });
   const gaps = RUNS.filter((run) => run.gap != null && run.mb != null);
   chart("gap", { runs: gaps }, "No run has a score before and after quantisation.", "dvc repro");
+}
+
+/** Seconds by stage as a text, the longest first. */
+function stageCosts(stages) {
+  return Object.entries(stages).sort((a, b) => b[1] - a[1]).map(([stage, seconds]) => `${stage} ${duration(seconds)}`).join(", ");
 }
 
 function cost() {
@@ -144,8 +156,10 @@ function cost() {
   const spent = RUNS.filter((run) => run.dollars != null && run.time != null).sort((a, b) => a.time - b.time)
     .map((run) => ({ time: run.time, total: total += run.dollars })).filter((at, i, all) => at.time !== all[i + 1]?.time);
   chart("money", { money: spent }, "No price is known. hardware.dollars_per_hour in params.yaml, and then", "dvc repro");
-  if (spend.length) new Table(byId("spend-table"), { caption: "Seconds and dollars by stage and machine", sort: "seconds", descending: true, page: 10, columns: [
-    { key: "device", title: "machine", kind: "text" }, { key: "stage", title: "stage", kind: "text" }, { key: "runs", title: "runs", kind: "num", form: whole },
+  const caption = "Seconds and dollars by stage and machine";
+  if (spend.length) new Table(byId("spend-table"), { caption, sort: "seconds", descending: true, page: 10, columns: [
+    { key: "device", title: "machine", kind: "text" }, { key: "stage", title: "stage", kind: "text" },
+    { key: "runs", title: "runs", kind: "num", form: whole },
     { key: "seconds", title: "time", kind: "num", form: duration, descending: true },
     { key: "paid", title: "$", kind: "num", form: money, descending: true },
   ] }).show(spend.map((one) => ({ ...one, paid: one.dollars || null })));
@@ -156,7 +170,7 @@ function cost() {
     { key: "failed", title: "failed", kind: "num", form: whole, descending: true }, { key: "seconds", title: "time", kind: "num", form: duration },
     { key: "dollars", title: "$", kind: "num", form: money }, { key: "rest", title: "$ of no ended run", kind: "num", form: money },
     { key: "costs", title: "stages", kind: "wrap" }, { key: "stopped", title: "stopped", kind: "wrap" },
-  ] }).show(DATA.ledgers.map((one) => ({ ...one, costs: Object.entries(one.stages).sort((a, b) => b[1] - a[1]).map(([stage, s]) => `${stage} ${duration(s)}`).join(", ") })));
+  ] }).show(DATA.ledgers.map((one) => ({ ...one, costs: stageCosts(one.stages) })));
 }
 
 function machines() {
@@ -177,9 +191,9 @@ function machines() {
 }
 
 function findings() {
-  const rows = DATA.log.map(([idea, measured, verdict], index) => ({ index, idea, measured, verdict, hay: `${idea}\n${measured}\n${verdict}`.toLowerCase() }));
+  const rows = DATA.log.map((cells) => ({ idea: cells[0], measured: cells[1], verdict: cells[2], hay: cells.join("\n").toLowerCase() }));
   byId("log-filters").hidden = !rows.length;
-  if (!rows.length) return byId("log-table").replaceChildren(element("p", { class: "empty" }, "No ideas are logged: rows of a table in ", element("code", {}, "docs/log.md"), " fill this."));
+  if (!rows.length) return empty(byId("log-table"), "No ideas are logged. A table in", "docs/log.md");
   const table = new Table(byId("log-table"), { caption: "Findings", page: 15, columns: [
     { key: "idea", title: "idea", kind: "wrap", form: marked }, { key: "measured", title: "measured", kind: "wrap", form: marked },
     { key: "verdict", title: "verdict", kind: "wrap", form: marked },
@@ -202,7 +216,8 @@ function tiles() {
     element("div", { class: "number" }, number), element("div", { class: "more", title: more }, more));
   const best = (origin, what) => {
     const found = valid.find((entry) => entry.origin === origin);
-    return found ? tile(what, found.bpb.toFixed(4), `${found.std == null ? "" : `± ${found.std.toFixed(4)}, `}${found.name}`) : tile(what, "–", "none is legal and under the cap");
+    if (!found) return tile(what, "–", "none is legal and under the cap");
+    return tile(what, found.bpb.toFixed(4), `${found.std == null ? "" : `± ${found.std.toFixed(4)}, `}${found.name}`);
   };
   const own = ENTRIES.filter((entry) => entry.origin === "own").length;
   const seconds = RUNS.reduce((sum, run) => sum + run.seconds, 0), dollars = RUNS.reduce((sum, run) => sum + (run.dollars || 0), 0);
@@ -210,7 +225,8 @@ function tiles() {
     best("own", "best own score, bpb"), best("published", "best published, bpb"),
     tile("runs", whole(RUNS.length), `${whole(own)} states, ${whole(ENTRIES.length - own)} records`),
     tile("spent", DATA.priced ? `$${money(dollars)}` : duration(seconds), DATA.priced ? duration(seconds) : "no price known"),
-    tile("noise of a run, bpb", DATA.noise ? DATA.noise.std.toFixed(5) : "–", DATA.noise?.detectable != null ? `3 seeds find ${DATA.noise.detectable.toFixed(5)}` : "not measured"));
+    tile("noise of a run, bpb", DATA.noise ? DATA.noise.std.toFixed(5) : "–",
+      DATA.noise?.detectable != null ? `3 seeds find ${DATA.noise.detectable.toFixed(5)}` : "not measured"));
 }
 
 function theme() {

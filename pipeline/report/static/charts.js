@@ -21,7 +21,8 @@ function look(name, narrow) {
     axisY: { labelLimit: narrow ? 110 : 170 },
     axisBand: { grid: false, domain: false, ticks: false },
     legend: {
-      orient: "top", labelColor: colour("ink"), titleColor: soft, titleFontWeight: 400, labelFontSize: 11.5, titleFontSize: 11.5, symbolSize: 70, offset: 6, columnPadding: 14,
+      orient: "top", labelColor: colour("ink"), titleColor: soft, titleFontWeight: 400,
+      labelFontSize: 11.5, titleFontSize: 11.5, symbolSize: 70, offset: 6, columnPadding: 14,
       labelLimit: name === "curves" && !narrow ? 150 : 230, columns: (COLUMNS[name] || [6, 1])[Number(narrow)],
     },
     header: { labelColor: soft, titleColor: soft },
@@ -99,7 +100,8 @@ async function draw(name) {
     if (datum?.entry !== undefined && RUNS[datum.index]) openRun(RUNS[datum.index]);
     else if (datum?.origin && ENTRIES[datum.index]) openEntry(ENTRIES[datum.index]);
   });
-  made.view.runAsync();
+  await made.view.runAsync();
+  performance.mark("drawn");
 }
 
 function redraw() {

@@ -17,13 +17,17 @@ function known(value, form) {
   return value == null ? null : form(value);
 }
 
+function answer(value) {
+  return value == null ? "not known" : value ? "yes" : "no";
+}
+
 function openEntry(entry) {
   const own = entry.origin === "own";
   const parts = [facts([
     ["score", known(entry.bpb, (v) => `${v.toFixed(6)} bits per byte`)],
     ["spread", known(entry.std, (v) => `${v.toFixed(6)} over ${entry.seeds} seeds`)],
     ["scored text", entry.text], ["size", known(entry.bytes, (v) => `${whole(v)} bytes`)],
-    ["legal", entry.legal == null ? "not known" : entry.legal ? "yes" : "no"], ["under the cap", entry.fits == null ? "not known" : entry.fits ? "yes" : "no"],
+    ["legal", answer(entry.legal)], ["under the cap", answer(entry.fits)],
     ["author", entry.author], ["track", entry.track], ["date", known(entry.time, dateOf)],
     ["verdict", entry.note], ["findings", entry.findings], ["sweep", entry.sweep], ["experiment", entry.experiment],
     ["commit", entry.code], [own ? "MLflow run" : "folder", entry.id],
