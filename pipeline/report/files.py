@@ -51,7 +51,7 @@ def streams(root: Path, seeds: Sequence[int], left_out: Omissions) -> list[dict[
     found: list[dict[str, Any]] = []
     for seed in seeds:
         path = root / "runs/compress" / str(seed) / "streams.csv"
-        if not path.is_file():
+        if not path.exists():
             continue
         try:
             with path.open(newline="", encoding="utf-8") as file:
@@ -67,7 +67,7 @@ def streams(root: Path, seeds: Sequence[int], left_out: Omissions) -> list[dict[
 def findings_log(root: Path, left_out: Omissions) -> list[list[str]]:
     """The rows of docs/log.md: idea, measured, verdict."""
     path = root / LOG
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

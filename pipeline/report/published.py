@@ -28,7 +28,7 @@ def read(root: Path, place: Path | None, left_out: Omissions) -> Mapping[str, An
         DataError: it is no leaderboard.
     """
     if place is None:
-        if not (root / KEPT).is_file():
+        if not (root / KEPT).exists():
             return {}
         try:
             return _file(root / KEPT)

@@ -192,6 +192,16 @@ def test_the_log_s_bars_and_broken_rows(tmp_path: Path, left_out: Omissions) -> 
     assert files.findings_log(tmp_path, left_out) == []
 
 
+def test_a_folder_where_a_file_belongs_is_named(tmp_path: Path, left_out: Omissions) -> None:
+    places = ("docs/log.md", "logs/records.json", "runs/compress/42/streams.csv")
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+    files.findings_log(tmp_path, left_out)
+    published.read(tmp_path, None, left_out)
+    files.streams(tmp_path, [42], left_out)
+    assert [one["what"] for one in left_out.found] == ["docs/log.md", "published records", places[2]]
+
+
 def test_nothing_at_all_is_a_page_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "params.yaml", EMPTY)
     monkeypatch.chdir(tmp_path)
