@@ -52,15 +52,15 @@ clean:  ## remove the environment; results and caches stay
 	rm -rf $(VENV)
 
 # The stamps are older than these files exactly when the environment is.
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml constraints.txt constraints-report.txt
 
 $(VENV)/.run: $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $$($(PYTHON) --version), needed 3.11 or newer. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 78; }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) '.[track,schedule]' -c constraints.txt
+	$(PIP_INSTALL) '.[track,schedule,report]' -c constraints.txt -c constraints-report.txt
 	@touch $@
 
 $(VENV)/.dev: $(PINS) constraints-dev.txt $(VENV)/.run
-	$(PIP_INSTALL) '.[track,schedule,dev]' -c constraints.txt -c constraints-dev.txt
+	$(PIP_INSTALL) '.[track,schedule,report,dev]' -c constraints.txt -c constraints-report.txt -c constraints-dev.txt
 	@touch $@

@@ -6,6 +6,7 @@ what they import.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich is a third of the start
     )
-    for add in (add_use, add_doctor, add_save, add_campaign):
+    for add in (add_use, add_doctor, add_save, add_campaign, add_report):
         add(app)
     return app
 
@@ -66,6 +67,24 @@ def add_save(app: typer.Typer) -> None:
         from pipeline.save import save
 
         save()
+
+
+def add_report(app: typer.Typer) -> None:
+    """``fairway report``."""
+
+    @app.command(epilog="Example: fairway report --records ../parameter-golf --out report.html")
+    def report(
+        out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+        records: Annotated[
+            Path | None,
+            typer.Option(help="A checkout of the challenge, or JSON of fairway records; else logs/records.json."),
+        ] = None,
+    ) -> None:
+        """Write the lab report: one HTML file that opens offline, with every run, score, byte, second and finding."""
+        from pipeline.report.verb import write
+
+        for line in write(out, records, Path.cwd()):
+            typer.echo("".join(character if character.isprintable() else "?" for character in line))
 
 
 def main() -> None:

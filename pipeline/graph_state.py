@@ -20,11 +20,15 @@ from golf.runtime.report import read_report
 
 SEED_STAGES = ("train", "select", "quantize", "compress", "gate", "evaluate", "audit")
 WHOLE_STAGES = ("aggregate", "verify", "tokenize", "bundle")  # MLflow plots the first number that it gets
+SPEED = ("ms_per_step", "tokens_per_second", "peak_memory_bytes")  # of training, by which machines are compared
 
 
 @dataclass(frozen=True)
 class SeedState:
-    """One seed: numbers by ``stage.key``, curves by name as (step, value), what ran when."""
+    """One seed: numbers by ``stage.key``, curves by name as (step, value), what ran when.
+
+    Of the timings it has ``seconds.stage``, and ``speed.key`` of training.
+    """
 
     seed: int
     metrics: dict[str, float]
@@ -108,6 +112,9 @@ def seed_state(reports: Path, seed: int) -> SeedState:
     for stage, timing_content in timings.items():
         if isinstance(seconds := timing_content.get("seconds"), (int, float)):
             metrics[f"seconds.{stage}"] = float(seconds)
+    for key in SPEED:
+        if isinstance(value := timings.get("train", {}).get(key), (int, float)):
+            metrics[f"speed.{key}"] = float(value)
     curve = reports / "curves" / f"{seed}.csv"
     curves = read_curves(curve) if curve.is_file() else {}
     return SeedState(seed, metrics, curves, timings, files)

@@ -12,12 +12,15 @@ from typing import Any
 from golf.params.base import load
 from golf.params.stats import Stats
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
+from golf.runtime.files import write_json
 from golf.stats.noise import NoiseFloor
 from pipeline.campaign.compare import judge
 from pipeline.campaign.noise import measure
 from pipeline.campaign.sides import Side, experiment_revision, kept_experiment
 from pipeline.campaign.sweep import verb
 from pipeline.campaign.sweep.spec import Sweep, from_options
+
+FOLDER = Path("logs/ablate")  # each table, for the lab report
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ def run(sweep: Sweep, *, jobs: int, retry: bool, tell: Callable[[str], None]) ->
         for key, side in sides.items() if key and side is not None
     ]  # fmt: skip
     effects.sort(key=lambda one: one.difference if one.difference is not None else float("inf"))
-    return {"effects": [asdict(one) for one in effects], "no_floor": told, "ledger": ledger}
+    found = {"effects": [asdict(one) for one in effects], "no_floor": told, "ledger": ledger}
+    write_json(FOLDER / f"{sweep.name}.json", found)
+    return found
 
 
 def effect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import MissingInput
 from golf.stats.noise import Observation
+from pipeline.campaign import database
+from pipeline.campaign.database import LoggedRun
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
 from pipeline.track import COMPLETE, KEY, PARENT
 
@@ -27,6 +29,8 @@ class SeedRun:
     metrics: Mapping[str, float]
     device: str
     ran_at: Mapping[str, str]  # stage to the time at which it really ran; a restored stage keeps its old one
+    run_id: str = ""
+    restored: frozenset[str] = frozenset()  # stages that an earlier state had run
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class State:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     seeds: tuple[SeedRun, ...]
+    ended_at: int = 0  # Unix milliseconds
 
     @property
     def configuration(self) -> tuple[str, ...]:
@@ -46,8 +51,23 @@ class State:
         return (self.tags.get("git.commit", ""), *kept)
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """What the experiment holds: ``states``, oldest first; names of runs that began and are not whole; how many runs
+    ``track`` did not log."""
+
+    states: tuple[State, ...]
+    unfinished: tuple[str, ...] = ()
+    foreign: int = 0
+
+
 def read_states(root: Path) -> list[State]:
-    """Every whole state in the experiment of params.yaml, oldest first.
+    """Every whole state in the experiment of params.yaml, oldest first; see :func:`read_tracked`."""
+    return list(read_tracked(root).states)
+
+
+def read_tracked(root: Path) -> Tracked:
+    """Everything in the experiment of params.yaml.
 
     Raises:
         MissingInput: nothing was logged yet.
@@ -58,25 +78,42 @@ def read_states(root: Path) -> list[State]:
     file = database_file(uri)
     if file is not None and not file.is_file():
         raise MissingInput(f"tracking.uri: {file}: no such database, needed runs logged by track", hint="dvc repro")
-    with open_store(uri) as client:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            raise MissingInput(
-                f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
-                hint="dvc repro track",
-            )
-        runs = _all(client, experiment.experiment_id)
+    runs = database.read_runs(file, tracking.experiment) if file else None
+    if runs is None:
+        runs = _told_by_client(uri, tracking)
     children: dict[str, list[SeedRun]] = {}
     for run in runs:
-        parent, seed = run.data.tags.get(PARENT), run.data.tags.get("seed", "")
+        parent, seed = run.tags.get(PARENT), run.tags.get("seed", "")
         if parent and seed.lstrip("-").isdigit():
             children.setdefault(parent, []).append(_seed_run(int(seed), run))
-    whole = [run for run in runs if run.data.tags.get(COMPLETE) == "true" and run.data.tags.get(KEY)]
-    return [
-        State(run.info.run_id, run.info.run_name or "", run.data.tags, run.data.params,
-              tuple(sorted(children.get(run.info.run_id, []), key=lambda child: child.seed)))
-        for run in sorted(whole, key=lambda run: (run.info.start_time, run.info.run_id))
-    ]  # fmt: skip
+    parents = [run for run in runs if run.tags.get(KEY)]
+    states = tuple(
+        State(run.run_id, run.name, run.tags, run.params,
+              tuple(sorted(children.get(run.run_id, []), key=lambda child: child.seed)), run.end)
+        for run in sorted(parents, key=lambda run: (run.start, run.run_id)) if run.tags.get(COMPLETE) == "true"
+    )  # fmt: skip
+    known, whole = {run.run_id for run in parents}, {state.run_id for state in states}
+    return Tracked(
+        states,
+        unfinished=tuple(run.name or run.run_id for run in parents if run.run_id not in whole),
+        foreign=sum(run.run_id not in known and run.tags.get(PARENT) not in known for run in runs),
+    )
+
+
+def read_histories(root: Path, run_ids: Sequence[str], key: str) -> dict[str, list[tuple[int, float]]]:
+    """The metric ``key`` of each run as (step, value), by step; runs without it are left out.
+
+    Raises:
+        FairwayError: MLflow isn't installed or can't be reached.
+    """
+    uri = absolute_uri(load(Tracking).uri, top_folder(root))
+    file = database_file(uri)
+    found = database.read_histories(file, run_ids, key) if file else None
+    if found is None:
+        with open_store(uri) as client:
+            points = {run_id: client.get_metric_history(run_id, key) for run_id in run_ids}
+        found = {run_id: sorted({one.step: one.value for one in line}.items()) for run_id, line in points.items()}
+    return {run_id: line for run_id, line in found.items() if line}
 
 
 def observations(states: list[State], scored_bytes: int | None = None) -> list[Observation]:
@@ -100,17 +137,29 @@ def observations(states: list[State], scored_bytes: int | None = None) -> list[O
     return found
 
 
-def _seed_run(seed: int, run: Any) -> SeedRun:
-    tags = run.data.tags
-    ran = {key.removeprefix("ran_at."): value for key, value in tags.items() if key.startswith("ran_at.")}
-    return SeedRun(seed, run.data.metrics, tags.get("device", ""), ran)
+def _seed_run(seed: int, run: LoggedRun) -> SeedRun:
+    ran = {key.removeprefix("ran_at."): value for key, value in run.tags.items() if key.startswith("ran_at.")}
+    restored = frozenset(filter(None, run.tags.get("cached.stages", "").split(", ")))
+    return SeedRun(seed, run.metrics, run.tags.get("device", ""), ran, run.run_id, restored)
 
 
-def _all(client: Any, experiment: str) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found += list(page)
-        token = page.token
-        if not token:
-            return found
+def _told_by_client(uri: str, tracking: Tracking) -> list[LoggedRun]:
+    """The experiment's runs through MLflow."""
+    with open_store(uri) as client:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            raise MissingInput(
+                f"tracking.experiment: MLflow at {tracking.uri} has none named {tracking.experiment!r}",
+                hint="dvc repro track",
+            )
+        found, token = [], None
+        while True:
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            found += [
+                LoggedRun(run.info.run_id, run.info.run_name or "", run.info.start_time or 0, run.info.end_time or 0,
+                          run.data.tags, run.data.params, run.data.metrics)
+                for run in page
+            ]  # fmt: skip
+            token = page.token
+            if not token:
+                return found

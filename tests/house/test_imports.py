@@ -14,7 +14,7 @@ from tests.house.source import ROOT, called, files, module_name, tree
 ALLOWED = {"torch", "numpy", "scipy", "sentencepiece", "safetensors", "yaml", "brotli", "zstandard"}
 LAZY = {"rich", "huggingface_hub", "triton", "flash_attn", "flash_attn_interface", "pyarrow", "python_minifier",
         "pynvml"}  # fmt: skip
-HEAVY = sorted({"mlflow", "prefect", "dvc", "ruamel", *LAZY})
+HEAVY = sorted({"mlflow", "prefect", "dvc", "ruamel", "altair", "vl_convert", *LAZY})
 CONSTANTS = {  # what may be called at the top of a module: it makes a value and nothing else
     "re.compile", "Path", "frozenset", "set", "tuple", "dict", "TypeVar", "struct.Struct", "Struct", "np.dtype",
     "float", "int", "len", "max", "min", "sum", "range", "math.log", "math.sqrt", "sorted", "field", "MappingProxyType",

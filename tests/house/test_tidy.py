@@ -62,7 +62,7 @@ def test_dvc_calls_nobody_and_links_instead_of_copying() -> None:
 
 def test_constraints_pin_exactly_and_for_every_machine() -> None:
     """A local tag (+cpu) would shut out a GPU machine's own torch; a range would let the tested set drift."""
-    for name in ("constraints.txt", "constraints-dev.txt"):
+    for name in ("constraints.txt", "constraints-dev.txt", "constraints-report.txt"):
         pins = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
         assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", pin) for pin in pins), name
         names = [re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins]
@@ -75,7 +75,7 @@ def test_constraints_pin_exactly_and_for_every_machine() -> None:
 def test_the_developers_tools_do_not_rerun_the_graph() -> None:
     """`fetch` depends on constraints.txt: a new linter must not be a change of the corpus."""
     pins = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert not pins & {"ruff", "mypy", "pytest", "pre-commit"}
+    assert not pins & {"ruff", "mypy", "pytest", "pre-commit", "playwright", "altair"}
 
 
 def test_small_json_is_a_metric_so_that_the_run_cache_stays_on() -> None:

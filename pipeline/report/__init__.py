@@ -1,0 +1,1 @@
+"""The lab report: everything that was run, published and learnt, as one page that opens offline."""
