@@ -54,12 +54,12 @@ def streams(seeds: Sequence[int]) -> str:
         DataError: its table or report is none.
     """
     code, model = (seed_numbers("gate", seeds, key) for key in ("code_bytes", "model_bytes"))
-    rows = []
+    rows: list[list[object]] = []
     for seed in seeds:
         found = _read(ARTIFACTS / str(seed) / "streams.csv", ("stream", "codec", "coded"), f"compress@{seed}")
-        coded = [[seed, row["stream"], row["codec"], int(row["coded"])] for row in found]
-        rows += [[seed, "program", "", int(code[seed])], *coded]
-        rows.append([seed, "index", "", int(model[seed]) - sum(row[-1] for row in coded)])
+        rows.append([seed, "program", "", int(code[seed])])
+        rows += [[seed, row["stream"], row["codec"], int(row["coded"])] for row in found]
+        rows.append([seed, "index", "", int(model[seed]) - sum(int(row["coded"]) for row in found)])
     return _table(["seed", "stream", "codec", "bytes"], rows)
 
 

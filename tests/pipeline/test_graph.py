@@ -112,7 +112,7 @@ def test_from_text_to_verdict(graph: Graph) -> None:
 def test_dvc_draws_it_names_the_model_and_compares_in_narrow_tables(graph: Graph) -> None:
     drawn = json.loads(graph.dvc("plots", "show", "--json", "--split").text)
     assert not drawn.get("errors")
-    titles = {name: plots[0]["content"]["title"]["text"] for name, plots in drawn["data"].items()}
+    titles = {name: plots[0]["anchor_definitions"]["<DVC_METRIC_TITLE>"] for name, plots in drawn["data"].items()}
     drawn_together = {name: title for name, title in titles.items() if "reports/drawn/" in name}
     assert sorted(drawn_together.values()) == ["Bytes by stream", "Quantisation gap", "Training loss"]
     for name, plots in drawn["data"].items():
