@@ -48,7 +48,7 @@ if params["quant"]["bits"] == 8:
     sys.exit(print(f"{stage}: 8 bits, needed 7 at most", file=sys.stderr) or 65)
 path = pathlib.Path("runs/train" if stage == "train" else "reports/evaluate") / f"{seed}.json"
 path.parent.mkdir(parents=True, exist_ok=True)
-bpb = params["quant"]["bits"] / 10 + params["eval"]["stride"] / 1e4 + int(seed) / 1e6
+bpb = params["quant"]["bits"] + params["eval"]["stride"] / 1000 + int(seed) / 1e6
 path.write_text(json.dumps({"bpb": bpb, "bytes": 10, "tokens": 4}))
 """
 
@@ -144,6 +144,16 @@ def table(folder: Path) -> dict[str, Any]:
     return {" ".join(row["overrides"]): [row["scores"], row["total_bytes"], row["failed"]] for row in content["runs"]}
 
 
+def changed(folder: Path) -> list[str]:
+    """What differs from the commit in tracked files."""
+    return _said(["git", "status", "--porcelain", "--untracked-files=no"], folder).splitlines()
+
+
+def toy_bpb(bits: int, stride: int, seed: int) -> float:
+    """What the toy's ``evaluate`` reports."""
+    return bits + stride / 1000 + seed / 1e6
+
+
 def kills(top: Path, *, toy: bool, count: int, seed: int, seconds: float = 3.0) -> dict[str, Any]:
     """Both sweeps, and how they differ."""
     grid, seeds = (("quant.bits=5,6", "eval.stride=64,96"), SEEDS[:2]) if toy else (GRID, SEEDS)
@@ -152,13 +162,12 @@ def kills(top: Path, *, toy: bool, count: int, seed: int, seconds: float = 3.0) 
     whole = run(calm, command(grid))
     spent, done, counts = kill(top / "killed", command(grid), count, whole, seed)
     wanted = begun(calm)
-    changed = _said(["git", "status", "--porcelain", "--untracked-files=no"], top / "killed")
     return {
         "configurations": len(table(calm)), "seeds": len(seeds), "kills": done,
         "seconds": round(whole, 1), "seconds_with_kills": round(spent, 1),
         "same_table": table(calm) == table(top / "killed"),
         "stages": wanted.total(), "stages_with_kills": counts.total(),
-        "more": dict(counts - wanted), "fewer": dict(wanted - counts), "left_changed": changed.splitlines(),
+        "more": dict(counts - wanted), "fewer": dict(wanted - counts), "left_changed": changed(top / "killed"),
     }  # fmt: skip
 
 
