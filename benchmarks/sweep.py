@@ -49,7 +49,7 @@ if params["quant"]["bits"] == 8:
 path = pathlib.Path("runs/train" if stage == "train" else "reports/evaluate") / f"{seed}.json"
 path.parent.mkdir(parents=True, exist_ok=True)
 bpb = params["quant"]["bits"] + params["eval"]["stride"] / 1000 + int(seed) / 1e6
-path.write_text(json.dumps({"bpb": bpb, "bytes": 10, "tokens": 4}))
+path.write_text(json.dumps({"bpb": bpb, "bytes": 10, "tokens": 4, "seconds": params["train"]["seconds"]}))
 """
 
 
