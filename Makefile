@@ -62,5 +62,5 @@ $(VENV)/.run: $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(PINS) constraints-dev.txt $(VENV)/.run
-	$(PIP_INSTALL) '.[track,schedule,report,dev]' -c constraints.txt -c constraints-report.txt -c constraints-dev.txt
+	$(PIP_INSTALL) '.[track,schedule,report,s3,dev]' -c constraints.txt -c constraints-report.txt -c constraints-dev.txt
 	@touch $@

@@ -5,7 +5,9 @@
 
 A package is listed as a folder, except the shared ones (``SHARED``), whose modules are listed one by one: an edit
 of one knob's dataclass, or of a helper, then reruns only who uses it. A stage that imports many modules of data or
-parameters (``MANY``) lists that folder too: it is none of the slow ones, and DVC reads each line of dvc.lock slowly.
+parameters (``MANY``) lists that folder too: it is none of the slow ones, and DVC reads each line of dvc.lock slowly,
+anew for every stage that ran. So does one that imports nearly all of ``golf/quant`` (``MOST``), which has little to
+spare there; never one that trains.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from pipeline.imports import closure
 
 SHARED = ("golf", "golf/params", "golf/runtime", "golf/data", "golf/quant", "stages", "pipeline")
 FOLDED = ("golf/data", "golf/params")  # of the shared ones
+QUANT = "golf/quant"
 MANY = 8  # modules
+MOST = 0.75  # share of golf/quant's modules
 CODE = ("golf/", "stages/", "pipeline/")
 
 
@@ -60,6 +64,8 @@ def collapse(files: set[Path], root: Path) -> list[str]:
     found = set()
     counts = Counter(path.parent.as_posix() for path in files if path.name != "__init__.py")
     folded = {folder for folder in FOLDED if counts[folder] >= MANY}
+    if counts[QUANT] >= max(MANY, MOST * len(list((root / QUANT).glob("[!_]*.py")))):
+        folded.add(QUANT)
     for path in files:
         folder = path.parent.as_posix()
         if folder not in SHARED or folder in folded:

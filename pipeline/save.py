@@ -8,8 +8,10 @@ the next time. A part that fails does not keep the others from being saved.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -35,6 +37,8 @@ STATE = ("params.yaml", "dvc.yaml", "dvc.lock")
 FOLDERS = ("reports", "logs")
 MLFLOW_FOLDERS = ("mlartifacts", "mlruns")
 REMEMBERED = Path(".dvc/tmp/fairway-read-back.json")  # what this machine has read back, by the remote's address
+REFUSED = re.compile(r"ERROR: failed to transfer '[^']*' - (.+)")  # DVC's reason, before it counts the files
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/\S+")
 Say = Callable[[str], None]
 
@@ -309,6 +313,8 @@ def _run(what: str, command: Iterable[str]) -> str:
         said = said.removeprefix("unexpected error - ")
         if said.startswith("dvc: exit") and lines:
             said = lines[-1]
-        full = "No space left" in done.stderr
-        raise StageFailed(f"{what}: {said}; what is on this machine is untouched", Exit.IO if full else Exit.RETRY)
+        if why := next((found[1] for line in lines if (found := REFUSED.match(line))), ""):
+            said = f"{said}: {why}"
+        disk = any(os.strerror(number) in done.stderr for number in FULL)
+        raise StageFailed(f"{what}: {said}; what is on this machine is untouched", Exit.IO if disk else Exit.RETRY)
     return done.stdout

@@ -1,7 +1,9 @@
 """Mean, spread and significance over the seeds asked for.
 
-Reads ``reports/{train,gate,evaluate,audit}/SEED.json`` of exactly the seeds in params.yaml and the baseline file of
-``stats.baseline``; writes ``reports/aggregate.json``. A missing, foreign or failed report is refused by name.
+Reads ``reports/{train,quantize,gate,evaluate,audit}/SEED.json`` of exactly the seeds in params.yaml, their curves and
+artifacts' streams, and the baseline file of ``stats.baseline``; writes ``reports/aggregate.json``, of it the numbers
+that ``dvc metrics diff`` shows, ``reports/result.json``, and what ``dvc plots show`` draws of all seeds together,
+``reports/drawn``. A missing, foreign or failed report is refused by name.
 
     python -m stages.aggregate
 """
@@ -13,9 +15,11 @@ import argparse
 from golf.params.base import load, load_seeds
 from golf.params.budget import Budget
 from golf.params.stats import Stats
-from golf.records.results import aggregate, read_results
+from golf.records.drawn import gaps, losses, streams
+from golf.records.results import aggregate, headline, read_results
 from golf.runtime.errors import run_main
-from golf.runtime.report import write_report
+from golf.runtime.files import whole_directory
+from golf.runtime.report import REPORTS, write_report
 from golf.stats.baseline import load_baseline
 from golf.stats.verdict import compare
 
@@ -36,7 +40,13 @@ def main() -> None:
         margin_nats=stats.margin_nats,
         flags=results.flags,
     )
-    write_report("aggregate", aggregate(results, comparison, budget.artifact_bytes))
+    tables = {"loss": losses(seeds), "gap": gaps(seeds), "streams": streams(seeds)}
+    with whole_directory(REPORTS / "drawn") as folder:
+        for name, text in tables.items():
+            (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+    whole = aggregate(results, comparison, budget.artifact_bytes)
+    write_report("aggregate", whole)
+    write_report("result", headline(whole))
     print(f"aggregate: {comparison.verdict}")
     for flag in comparison.flags:
         print(f"aggregate: note: {flag}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from golf.records.reports import seed_numbers, seed_reports
 from golf.runtime.errors import DataError
 from golf.runtime.report import report_path
 from golf.stats.verdict import Comparison
+
+HEADLINE = ("bpb_mean", "bpb_std", "artifact_bytes_max", "slack_bytes", "detectable_difference")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,14 @@ def aggregate(results: Results, comparison: Comparison, limit: int) -> dict[str,
         "flags": list(comparison.flags),
         "verdict": comparison.verdict,
     }  # fmt: skip
+
+
+def headline(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Of reports/aggregate.json the numbers alone, for DVC's tables, which are as wide as their longest text."""
+    numbers = {key: whole[key] for key in HEADLINE}
+    if whole["comparable"] and whole["test"]:
+        numbers |= {"p": whole["test"]["p"], "p_with_margin": whole["test_with_margin"]["p"]}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def _rounded(value: float | None) -> float | None:

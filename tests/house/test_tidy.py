@@ -85,3 +85,16 @@ def test_small_json_is_a_metric_so_that_the_run_cache_stays_on() -> None:
             assert isinstance(out, str), f"{name}: {out}"
         assert "always_changed" not in stage, name
         assert stage.get("deps"), f"{name}: without dependencies it is never restored"
+
+
+def test_what_is_drawn_is_made_and_has_its_template() -> None:
+    document = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    made = [out for stage in document["stages"].values() for out in stage.get("outs") or []]
+    assert set(document["artifacts"]) == {"model"}
+    assert document["artifacts"]["model"]["path"] in made
+    plots = [*document["plots"], *(plot for stage in document["stages"].values() for plot in stage.get("plots") or [])]
+    for (path, look), ours in zip((next(iter(plot.items())) for plot in plots), plots, strict=True):
+        if ours in document["plots"]:
+            assert any(path.startswith(out + "/") for out in made), path
+        if "template" in look:
+            assert (ROOT / ".dvc/plots" / f"{look['template']}.json").is_file(), path

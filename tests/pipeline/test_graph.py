@@ -109,6 +109,24 @@ def test_from_text_to_verdict(graph: Graph) -> None:
     assert "passed" in table
 
 
+def test_dvc_draws_it_names_the_model_and_compares_in_narrow_tables(graph: Graph) -> None:
+    drawn = json.loads(graph.dvc("plots", "show", "--json", "--split").text)
+    assert not drawn.get("errors")
+    titles = {name: plots[0]["anchor_definitions"]["<DVC_METRIC_TITLE>"] for name, plots in drawn["data"].items()}
+    drawn_together = {name: title for name, title in titles.items() if "reports/drawn/" in name}
+    assert sorted(drawn_together.values()) == ["Bytes by stream", "Quantisation gap", "Training loss"]
+    for name, plots in drawn["data"].items():
+        assert plots[0]["anchor_definitions"]["<DVC_METRIC_DATA>"], name
+    shown = json.loads(graph.dvc("metrics", "show", "--json").text)[""]["data"]
+    texts = [value for report in shown.values() for value in report["data"].values() if isinstance(value, str)]
+    assert max(map(len, texts)) <= 64, "a sentence makes every line of DVC's tables as wide"
+    graph.run("git", "tag", "-a", "model@v1.0.0", "-m", "first")
+    graph.dvc("artifacts", "get", ".", "model", "-o", "model")
+    graph.run("git", "tag", "-d", "model@v1.0.0")
+    assert (graph.folder / "model/submission.json").is_file()
+    shutil.rmtree(graph.folder / "model")
+
+
 def processor_seconds(graph: Graph) -> float:
     """What `dvc repro` uses when there is nothing to do. The wall clock of a busy machine says nothing."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         report(tmp_path, "evaluate", seed, bpb=bpb, nats_per_token=1.88, tokens=62_021_632, bytes=151_080_363)
         report(tmp_path, "gate", seed, total_bytes=15_900_000 + seed, code_bytes=50_000, model_bytes=15_850_000 + seed)
         report(tmp_path, "audit", seed, passed=True)
+        report(tmp_path, "quantize", seed, pre_bpb=1.12, post_bpb=1.1215)
+        write(tmp_path / f"reports/curves/{seed}.csv", "step,tokens,loss\n1,8,6.5\n2,16,5.25\n")
+        write(tmp_path / f"runs/compress/{seed}/streams.csv", "stream,raw,coded,codec\na,9,15000000,rans\nb,9,7,lzma\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["stages.aggregate"])
     return tmp_path
@@ -53,6 +57,35 @@ def test_three_seeds_against_a_record(graph: Path) -> None:
     assert len(found) <= 12
 
 
+def test_what_dvc_shows_of_it_has_no_text_and_adds_up(graph: Path) -> None:
+    main()
+    numbers = json.loads((graph / "reports/result.json").read_text())
+    assert len(numbers) <= 12
+    assert all(isinstance(value, (int, float)) for value in numbers.values())
+    assert numbers["p_with_margin"] == result()["test_with_margin"]["p"]
+    drawn = {path.stem: list(csv.DictReader(path.open())) for path in (graph / "reports/drawn").iterdir()}
+    assert {row["seed"] for rows in drawn.values() for row in rows} == {"42", "314", "999"}
+    assert [row["loss"] for row in drawn["loss"]] == ["6.5", "5.25"] * 3
+    assert {row["gap_bpb"] for row in drawn["gap"]} == {"0.0015"}
+    for seed in SEEDS:
+        sizes = {row["stream"]: int(row["bytes"]) for row in drawn["streams"] if row["seed"] == str(seed)}
+        assert sizes["a"] == 15_000_000
+        assert sum(sizes.values()) == 15_900_000 + seed
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [("reports/curves/314.csv", "step\n1\n"), ("runs/compress/314/streams.csv", "stream,coded\na,\n")]
+)
+def test_a_missing_or_cut_table_is_named(graph: Path, name: str, bad: str) -> None:
+    (graph / name).unlink()
+    with pytest.raises(MissingInput, match=rf"{name}: no such table.*Try: dvc repro \w+@314"):
+        main()
+    write(graph / name, bad)
+    with pytest.raises(DataError, match=rf"{name}:2: found .*needed the columns st"):
+        main()
+    assert not Path("reports/aggregate.json").exists()
+
+
 def test_other_text_is_said(graph: Path) -> None:
     for seed, bpb in SEEDS.items():
         report(graph, "evaluate", seed, bpb=bpb, nats_per_token=1.0, tokens=100, bytes=240)
@@ -60,6 +93,7 @@ def test_other_text_is_said(graph: Path) -> None:
     main()
     assert result()["comparable"] is False
     assert "no claim against Naive baseline: other text" in result()["verdict"]
+    assert "p" not in json.loads(Path("reports/result.json").read_text())
 
 
 def test_exactly_the_seeds_asked_for(graph: Path) -> None:
@@ -73,7 +107,7 @@ def test_exactly_the_seeds_asked_for(graph: Path) -> None:
         main()
 
 
-@pytest.mark.parametrize("stage", ["train", "gate", "evaluate", "audit"])
+@pytest.mark.parametrize("stage", ["train", "quantize", "gate", "evaluate", "audit"])
 def test_a_missing_or_foreign_report_is_named(graph: Path, stage: str) -> None:
     path = graph / f"reports/{stage}/314.json"
     content = json.loads(path.read_text())

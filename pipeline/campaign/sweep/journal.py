@@ -26,6 +26,7 @@ from typing import Any
 from golf.runtime.errors import DataError
 
 Record = Mapping[str, Any]
+KINDS = ("sweep", "session", "retry", "start", "finish", "floor", "beat")
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,16 @@ def read(path: Path) -> list[Record]:
     for number, line in enumerate(raw.split(b"\n")[:-1], 1):  # what follows the last newline was never whole
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("at"), (int, float)):
+            if (
+                not isinstance(record, dict)
+                or not isinstance(record.get("at"), (int, float))
+                or record["event"] not in KINDS
+            ):
                 raise ValueError("no record of a sweep")
-            record["event"]
-        except (ValueError, KeyError) as error:
+            if record["event"] == "sweep" and not {"spec", "state", "branch"} <= record.keys():
+                raise ValueError("the head of something else")
+            fold([record])  # what it lacks, a foreign file lacks
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}:{number}: {error}: damaged, needed one JSON object a line",
                 hint=f"mv {path} {path}.damaged; finished experiments are found again by their names",
@@ -190,9 +197,12 @@ class Journal:
         stamp = {"time": round(self.clock.time(), 3), "at": round(self.now, 3)}
         record = {"event": event, **content, **stamp}
         rest = (json.dumps(record) + "\n").encode()
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
-        os.fsync(self._descriptor)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            os.fsync(self._descriptor)
+        except OSError as error:  # a full disk; what was half written is left out the next time
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.records.append(record)
         self._session |= event == "session"
 

@@ -1,5 +1,6 @@
 """Planning and the loop with a fake runner: order, limits, kills at every byte."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -149,6 +150,40 @@ def test_a_damaged_line_in_the_middle_is_told_and_kept(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"j:3: .*Try: mv"):
             Journal(path, Clock())
         assert bad in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"event": "finish", "at": 1, "run": "a"}', '{"event": "session", "at": 1}', '{"event": "sweep", "at": 1}',
+     '{"event": "finish", "at": 1, "run": "a", "scores": 3}', '{"bpb": 1.1}', '{"event": ["start"], "at": 1, "x": {}}',
+     '[1, 2]', "\x00"],
+)  # fmt: skip
+def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{line}\n{line}\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:1: .*: damaged, needed one JSON object a line\. Try: mv "):
+        Journal(path)
+    assert path.read_text() == f"{line}\n{line}\n"
+
+
+def test_a_full_disk_names_the_journal_and_the_half_record_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "a.jsonl")
+    journal.append("session", slots=1, price=0.0)
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:20])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*a\.jsonl"):
+            journal.append("beat")
+    journal.close()
+    assert [record["event"] for record in Journal(tmp_path / "a.jsonl").records] == ["session"]
 
 
 def test_an_hour_is_an_hour_whatever_the_wall_clock_says(tmp_path: Path) -> None:
