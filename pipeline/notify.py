@@ -7,6 +7,7 @@ is a secret with most services: ``@FILE`` keeps it out of Git, and no more of it
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -58,7 +59,7 @@ def deliver(where: str, content: dict[str, Any], tries: tuple[float, ...] = TRIE
     if not address.startswith(("http://", "https://")):
         _append(Path(address), content)
         return f"{address}: written"
-    host, why = urlsplit(address).hostname or "?", ""
+    host, why = _host(address), ""
     for pause in tries:
         time.sleep(pause)
         why, final = _post(address, content)
@@ -80,6 +81,13 @@ def _address(where: str) -> str:
     return lines[0]
 
 
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or "?"
+    except ValueError:  # half an address in brackets
+        return "?"
+
+
 def _post(address: str, content: dict[str, Any]) -> tuple[str, bool]:
     """What went wrong, nothing if it was taken; and whether another try can't help."""
     try:
@@ -89,9 +97,9 @@ def _post(address: str, content: dict[str, Any]) -> tuple[str, bool]:
             return "", True
     except urllib.error.HTTPError as error:
         return f"status {error.code}", 400 <= error.code < 500 and error.code != 429
-    except (OSError, ValueError) as error:  # its text may hold the address
+    except (OSError, ValueError, http.client.HTTPException) as error:  # its text may hold the address
         reason = getattr(error, "reason", error)
-        return type(reason).__name__, isinstance(error, ValueError)
+        return type(reason).__name__, isinstance(error, (ValueError, http.client.InvalidURL))
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:

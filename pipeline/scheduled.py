@@ -13,6 +13,8 @@ from pipeline import flows, notify, table
 from pipeline.gpus import PATIENCE
 from pipeline.preflight import preflight
 
+RESUMED = "-resumed-"
+
 
 def build() -> dict[str, Any]:
     """The flows by name. Imports Prefect."""
@@ -30,26 +32,33 @@ def build() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def told(flow: Any, run: Any, state: Any) -> None:
+def told(flow: Any, flow_run: Any, state: Any) -> None:
     """A hook: tell ``tracking.notify`` how the run ended. Read leniently, since a bad parameter may be the news."""
     try:
         section = read_document(PARAMS_FILE).get("tracking")
         where = section.get("notify") if isinstance(section, dict) else ""
         said = "" if state.is_completed() else state.message or ""
-        notify.tell(str(where or ""), notify.message(flow.name, run.name, state.name or "", said))
+        notify.tell(str(where or ""), notify.message(flow.name, flow_run.name, state.name or "", said))
     except (FairwayError, OSError) as error:
         logging.getLogger("prefect").warning("nobody was told: %s", error)
 
 
-def resumed(_flow: Any, run: Any, _state: Any) -> None:
-    """A hook of a run whose engine died: the same run again, which goes on where it was, a few times at most."""
-    from prefect.client.orchestration import get_client
-    from prefect.states import Scheduled
+def resumed(flow: Any, flow_run: Any, state: Any) -> None:
+    """A hook of a run whose engine died: a run of the same name and parameters, which goes on where it was.
 
+    A new one, as the worker will yet say of the old that it crashed; once only, however often this is called for it.
+    """
+    from prefect.client.orchestration import get_client
+
+    name, _, times = flow_run.name.partition(RESUMED)
+    count = int(times or 0) + 1
+    if flow_run.deployment_id is None or count > flows.RESUMES:
+        return
     with get_client(sync_client=True) as client:
-        if client.read_flow_run(run.id).run_count <= flows.RESUMES:
-            again: Any = Scheduled(name="Resuming", message="Its engine died; it goes on where it was.")
-            client.set_flow_run_state(run.id, again, force=True)
+        client.create_flow_run_from_deployment(
+            flow_run.deployment_id, parameters=flow_run.parameters, name=f"{name}{RESUMED}{count}",
+            idempotency_key=f"resumed-{flow_run.id}",
+        )  # fmt: skip
 
 
 def outcome(error: FairwayError) -> Any:
@@ -100,19 +109,25 @@ def _flows(run: dict[str, Any]) -> dict[str, Callable[..., Any]]:
     """The flows as plain functions."""
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
+    from prefect.states import Completed
 
     def nightly() -> Any:
         """Bring the workspace's graph up to date, group by group."""
+        untracked = ""
         try:
             preflight()
             for group in flows.GROUPS:
                 run["repro"].with_options(name=" ".join(group))(list(group))
+        except flows.StageFailed as error:
+            if not (str(error).startswith("track: ") and error.code == Exit.RETRY):
+                return outcome(error)
+            untracked = str(error)  # all the rest is there, and the next run tries again
         except FairwayError as error:
             return outcome(error)
         seeds = load_seeds()
         text = f"{table.markdown(table.rows(seeds))}\n\n{table.verdict(seeds)}"
         create_markdown_artifact(text, key="result", description="The result table")
-        return None
+        return Completed(name="NotTracked", message=untracked) if untracked else None
 
     def on_demand(overrides: list[str] | None = None) -> Any:
         """One experiment with DVC overrides, such as quant.bits=5, apart from the workspace."""

@@ -21,10 +21,11 @@ from typing import Any
 
 from golf.params.base import load, load_seeds
 from golf.params.tracking import Tracking
-from golf.runtime.errors import FairwayError, run_main
+from golf.runtime.errors import Exit, FairwayError, run_main
 from golf.runtime.files import write_json
 from pipeline.graph_state import GraphState, SeedState, lock_hashes, read_state
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.untracked import keep, kept
 
 KEY, COMPLETE, PARENT = "fairway.key", "fairway.complete", "mlflow.parentRunId"
 BATCH = 1000  # metrics a request, MLflow's limit; parameters and tags: 100
@@ -41,13 +42,26 @@ def main() -> None:
     root = Path.cwd()
     state = read_state(root, load_seeds())
     uri = absolute_uri(tracking.uri, top_folder(root))
-    with open_store(uri) as client:
-        experiment = experiment_id(client, tracking.experiment, uri)
-        new = upsert(client, experiment, state, describe(root, state))
-    what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
-    print(f"track: {what} in {tracking.experiment!r}: {state.verdict}", flush=True)
+    top, tags = top_folder(root), describe(root, state)
+    try:
+        with open_store(uri) as client:
+            experiment = experiment_id(client, tracking.experiment, uri)
+            for earlier, earlier_tags in kept(top, _say):
+                upsert(client, experiment, earlier, earlier_tags)
+                _say(f"told of {earlier_tags.get('dvc.exp_name', earlier.key[:8])}, which waited")
+            new = upsert(client, experiment, state, tags)
+        what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
+        _say(f"{what} in {tracking.experiment!r}: {state.verdict}")
+    except FairwayError as error:
+        if "dvc.exp_name" not in tags or error.code != Exit.RETRY:
+            raise
+        _say(f"NOT TRACKED: {error}; kept in {keep(root, top, state, tags)} for the next track that reaches it")
     report = {"key": state.key, "experiment": tracking.experiment, "runs": 1 + len(state.seeds)}
     write_json(root / "reports" / "track.json", report)
+
+
+def _say(line: str) -> None:
+    print(f"track: {line}", flush=True)
 
 
 def upsert(client: Any, experiment: str, state: GraphState, tags: Mapping[str, str]) -> bool:

@@ -29,8 +29,9 @@ with open(place / "ran", "a") as file:
     file.write(f"{name} {bits}\\n")
 how = (place / "how").read_text().split()
 if name == "train" and how[0] == "hang":
-    rank = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 3, 15)]; print(1, flush=True); time.sleep(600)"
-    ranks = [subprocess.Popen([sys.executable, "-c", rank], start_new_session=True, stdout=subprocess.PIPE) for _ in "12"]
+    deaf = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 3, 15)]; "
+    rank = [sys.executable, "-c", deaf + "print(1, flush=True); time.sleep(600)"]
+    ranks = [subprocess.Popen(rank, start_new_session=True, stdout=subprocess.PIPE) for _ in "12"]
     [rank.stdout.readline() for rank in ranks]
     (place / "pids").write_text(" ".join(str(pid) for pid in [os.getpid(), *(rank.pid for rank in ranks)]))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -75,6 +76,16 @@ class Server:
 
     def state(self, run: str) -> str:
         return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run]}})[0]["state_name"]
+
+    def unfinished(self) -> list[str]:
+        """Runs that have not ended."""
+        begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED", "CANCELLING"]}}}
+        return [one["id"] for one in self.ask("flow_runs/filter", flow_runs=begun)]
+
+    def finish(self, run: str) -> str:
+        """Wait for the run to end; the name of its state."""
+        wait_for(lambda: run not in self.unfinished(), 120)
+        return self.state(run)
 
     def logs(self, run: str) -> list[str]:
         return [one["message"] for one in self.ask("logs/filter", logs={"flow_run_id": {"any_": [run]}})]
@@ -157,8 +168,8 @@ def make_repository(root: Path, place: Path, remote: Path | None = None) -> Path
     root.mkdir(parents=True)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     if remote is not None:
-        with (root / ".dvc/config").open("a") as file:
-            file.write(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {remote}\n")
+        local = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {remote}\n"
+        (root / ".dvc/config.local").write_text(local)
     shutil.copy(ROOT / "params.yaml", root)
     (root / "stage.py").write_text(STAGE)
     (root / "flows.py").write_text(FLOWS)

@@ -13,7 +13,10 @@ import pytest
 from tests.pipeline.prefect_server import ROOT, Server, alive, make_repository, running, wait_for
 
 pytest.importorskip("prefect")
-NIGHTLY = {"name": "nightly", "entrypoint": "flows.py:nightly"}
+NIGHTLY = {
+    "name": "nightly", "entrypoint": "flows.py:nightly",
+    "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +54,27 @@ def test_killed_it_goes_on_and_cancelled_nothing_of_it_is_left(server: Server, t
     server.register(repository, [NIGHTLY])
     with server.worker(repository):
         run = server.start("nightly")
-        wait_for(lambda: (tmp_path / "pids").is_file())
+        wait_for((tmp_path / "pids").is_file)
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         engine = supervisor_of(pids[0])
         (tmp_path / "pids").unlink()
         os.kill(engine, signal.SIGKILL)
         wait_for(lambda: not any(map(alive, pids)))
-        wait_for(lambda: (tmp_path / "pids").is_file())  # started again, by itself
+        wait_for((tmp_path / "pids").is_file)  # started again, by itself
         assert ran(tmp_path) == ["fetch 6", "train 6", "train 6"]
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         assert all(map(alive, pids))
+        assert server.state(run) == "Crashed"
+        (run,) = server.unfinished()
         server.ask(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"})
-        wait_for(lambda: server.state(run) == "Cancelled")
+        assert server.finish(run) == "Cancelled"
         wait_for(lambda: not any(map(alive, pids)))
         told = tmp_path / "told"
         wait_for(lambda: told.is_file() and len(told.read_text().splitlines()) == 2)
         lines = [json.loads(line) for line in told.read_text().splitlines()]
         assert [line["state"] for line in lines] == ["Crashed", "Cancelling"]
         (tmp_path / "how").write_text("0")
-        again = server.start("nightly")
-        wait_for(lambda: server.state(again) == "Completed")
+        assert server.finish(server.start("nightly")) == "Completed"
     assert ran(tmp_path) == ["fetch 6", "train 6", "train 6", "train 6", "evaluate 6"]
 
 
@@ -78,7 +82,8 @@ def supervisor_of(pid: int) -> int:
     """The engine: the nearest process above that runs Prefect."""
     while True:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        if "prefect" in Path(f"/proc/{pid}/cmdline").read_text():
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if any(word.startswith("prefect") for word in words):
             return pid
 
 
@@ -91,8 +96,7 @@ def test_two_workers_share_a_remote_and_compute_nothing_twice(server: Server, tm
         server.register(repository, [{**NIGHTLY, "name": f"nightly-{repository.name}"}])
     with server.worker(pair[0]), server.worker(pair[1]):
         runs = [server.start(f"nightly-{repository.name}") for repository in pair]
-        for run in runs:
-            wait_for(lambda run=run: server.state(run) == "Completed", 120)
+        assert [server.finish(run) for run in runs] == ["Completed"] * 2
     assert sorted(ran(tmp_path)) == ["evaluate 6", "fetch 6", "train 6"]
     assert all((repository / "evaluate").read_text() == "6" for repository in pair)
     said = [line for run in runs for line in server.logs(run)]
