@@ -30,6 +30,7 @@ from golf.runtime.errors import ConfigError, Exit, FairwayError, MissingInput
 from pipeline import gpus, supervise
 from pipeline.borrowed import Borrowed
 from pipeline.keeper import Keeper, Tell, command
+from pipeline.sampler import Sampler
 from pipeline.share import claimed, overridden, remote_address, stage_keys
 from pipeline.supervise import locked, patiently, run
 
@@ -116,6 +117,7 @@ def compute(
         hardware = from_dict(Hardware, overridden(read_document(PARAMS_FILE), overrides)["hardware"], str(PARAMS_FILE))
         devices = gpus.needed(hardware) if set(stages) & GPU_STAGES else []
         locks = stack.enter_context(gpus.held(devices, what, log, patience))
+        stack.enter_context(Sampler(root))
         keeper = stack.enter_context(Keeper(command(remote), log, warn or log, claims.release))
         if hardware.dollars_per_hour and not remote:
             (warn or log)("NOT SAVED: a paid run, and no DVC remote to save it to: dvc remote add -d NAME URL")

@@ -46,7 +46,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from pipeline import flows, scheduled, supervise
 supervise.POLL = 0.2
 flows.GRACE = 1.0
-flows.GROUPS = (("fetch",), ("train",), ("evaluate",))
+flows.GROUPS = (("fetch", "train", "evaluate"),)
 scheduled.preflight = lambda: None
 scheduled.table.rows = lambda seeds: []
 scheduled.table.verdict = lambda seeds: ""
@@ -95,14 +95,16 @@ class Server:
         found = self.ask("deployments/filter", deployments={"name": {"any_": [deployment]}})[0]
         return self.ask(f"deployments/{found['id']}/create_flow_run", parameters=parameters)["id"]
 
-    def register(self, repository: Path, deployments: list[dict[str, Any]]) -> None:
-        """A pool of the repository's own, and deployments in it."""
+    def register(self, repository: Path, name: str) -> None:
+        """A pool of the repository's own, and its nightly run in it as prefect.yaml has it."""
         pool = repository.name
-        content = {"name": pool, "deployments": [{**one, "work_pool": {"name": pool}} for one in deployments]}
-        (repository / "prefect.yaml").write_text(yaml.safe_dump(content))
         self.ask("work_pools/", name=pool, type="process")
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-        subprocess.run(command, cwd=repository, env=self.env, check=True, capture_output=True)
+        flow = self.ask("flows/", name="nightly")["id"]
+        self.ask(
+            "deployments/", name=name, flow_id=flow, entrypoint="flows.py:nightly", work_pool_name=pool,
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(repository)}}],
+            concurrency_limit=1, concurrency_options={"collision_strategy": "ENQUEUE"},
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def worker(self, repository: Path) -> Iterator[subprocess.Popen]:

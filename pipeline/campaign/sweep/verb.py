@@ -30,6 +30,7 @@ from pipeline.campaign.sweep.spec import Sweep, check, from_options, read_sweep
 from pipeline.campaign.sweep.workspace import branch, keep, put_back, settle, workspace_state
 from pipeline.flows import LOCK
 from pipeline.gpus import PATIENCE, held
+from pipeline.sampler import Sampler
 from pipeline.supervise import locked
 
 FOLDER = Path("logs/sweep")
@@ -90,7 +91,7 @@ def run(sweep: Sweep, *, jobs: int = 0, retry: bool = False, tell: Callable[[str
         tell(f"{sweep.name}: {len(plan.rungs[0])} candidates, {count} at a time; journal: {path}")
         runner = DvcRunner(root, logs, devices, state)
         single = [device for slot in devices for device in slot.split(",") if device]
-        with held(single, f"sweep {sweep.name}", tell, PATIENCE) as locks:
+        with held(single, f"sweep {sweep.name}", tell, PATIENCE) as locks, Sampler(root):
             runner.locks = locks
             stop = drive(
                 plan, journal, runner, slots=count, price=hardware.dollars_per_hour,
