@@ -1,8 +1,8 @@
 """After each stage, while the next one computes: what is new goes to the remote.
 
 A paid run (``hardware.dollars_per_hour`` above 0) is saved whole, as ``fairway save`` does it, so that a rented machine
-can die at any time; any other pushes DVC's cache, for those who share the remote (:mod:`pipeline.share`). A save that
-fails is told loudly and tried again after the next stage: it never stops the run.
+can die at any time; any other pushes DVC's cache (:mod:`pipeline.push`), for those who share the remote
+(:mod:`pipeline.share`). A save that fails is told loudly and tried again after the next stage: it never stops the run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from golf.params.hardware import Hardware
 from golf.runtime.errors import Exit, FairwayError
 from pipeline.supervise import BusyError, started
 
-SAVE = (sys.executable, "-m", "pipeline.cli", "save")
-PUSH = (sys.executable, "-m", "dvc", "--wait-for-lock", "push", "--quiet", "--run-cache")
+PUSH = (sys.executable, "-m", "pipeline.push")
+SAVE = (*PUSH, "--save")
 LOCK = "keeper"
 PATIENCE = 120.0  # seconds that the last save waits for another one here
 GRACE = 5.0  # seconds that a save has to end when the run is cancelled

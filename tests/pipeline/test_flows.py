@@ -227,3 +227,35 @@ def test_flows_in_prefect(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert state.message.startswith("data.path: /nowhere: no such file or folder. Try: ")
         state = built["on_demand"](overrides=["nonsense"], return_state=True)
         assert (state.is_failed(), state.name) == (True, "Misconfigured")
+
+
+def test_a_night_without_mlflow_is_complete_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("prefect")
+    import prefect.artifacts
+
+    from pipeline import scheduled
+
+    monkeypatch.chdir(ROOT)
+    shown: list[str] = []
+    monkeypatch.setattr(prefect.artifacts, "create_markdown_artifact", lambda text, **_: shown.append(text))
+    monkeypatch.setattr(scheduled, "preflight", lambda: None)
+    monkeypatch.setattr(scheduled.table, "rows", lambda seeds: [])
+    monkeypatch.setattr(scheduled.table, "verdict", lambda seeds: "no claim")
+
+    class Task:
+        error = flows.StageFailed("track: MLflow at http://x: refused", Exit.RETRY)
+
+        def with_options(self, **_: object) -> "Task":
+            return self
+
+        def __call__(self, group: list[str]) -> None:
+            if "track" in group:
+                raise self.error
+
+    task = Task()
+    nightly = scheduled._flows({"repro": task})["nightly"]
+    state = nightly()
+    assert (state.is_completed(), state.name, state.message) == (True, "NotTracked", str(task.error))
+    assert shown
+    task.error = flows.StageFailed("track: tracking.uri: found 'x'", Exit.CONFIG)
+    assert nightly().name == "Misconfigured"

@@ -1,5 +1,7 @@
 """Stages that workers share: named by what decides their results, claimed by one at a time, free when it is killed."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import flows, share, supervise
+from pipeline.push import push_runs
 from pipeline.share import claimed, stage_keys
 from pipeline.supervise import BusyError
 from tests.pipeline.campaign.graph import git
@@ -71,3 +74,20 @@ def test_the_remote_s_path_is_the_same_from_every_checkout(tmp_path: Path) -> No
     git(one, "status")
     two = make_repository(tmp_path / "two", tmp_path)
     assert share.remote_address(two) == ""
+
+
+def test_a_run_s_folders_go_to_the_remote_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an experiment apart from the workspace: no dvc.lock here names its files."""
+    (tmp_path / "how").write_text("0")
+    root = make_repository(tmp_path / "one", tmp_path, tmp_path / "remote")
+    monkeypatch.chdir(root)
+    stage = "fetch:\n    cmd: mkdir -p d && echo 1 > d/a && echo 2 > d/b\n    deps: [stage.py]\n    outs: [d]\n"
+    (root / "dvc.yaml").write_text(f"stages:\n  {stage}")
+    subprocess.run([sys.executable, "-m", "dvc", "-q", "repro"], check=True)
+    (root / "dvc.lock").unlink()
+    assert push_runs() == 3, "the folder and its two files"
+    assert push_runs() == 0
+    found = [path.name for path in (tmp_path / "remote/files/md5").glob("*/*")]
+    assert sum(name.endswith(".dir") for name in found) == 1
+    assert len(found) == 3
+    assert list((tmp_path / "remote/runs").glob("*/*/*"))
