@@ -20,7 +20,7 @@ help:  ## this list
 
 run: $(VENV)/.run  ## install what is missing, bring the graph up to date, print the result table
 	@python -m pipeline.preflight
-	python -m pipeline.supervise graph -- python -m pipeline.repro
+	python -m pipeline.supervise --gpus graph -- python -m pipeline.repro
 	python -m pipeline.table
 
 table: $(VENV)/.run  ## print the result table again

@@ -1,16 +1,20 @@
-"""The graph as Prefect flows: ``nightly`` (on a schedule) and ``on_demand`` (with DVC overrides).
+"""The graph as Prefect flows: ``nightly``, ``weekly_record``, ``sweep`` and ``on_demand``; prefect.yaml deploys them.
 
 DVC decides what runs and keeps every result: Prefect caches nothing here. ``nightly`` brings the workspace up to date,
 a group of stages after another, so that the page shows where it is and a retry repeats one group only. ``on_demand``
 is one DVC experiment with ``overrides`` such as ``quant.bits=5``, in a copy of the workspace (``dvc exp run --temp``):
 what a person or the nightly run sees is never changed, and what the overrides leave alone comes from the cache.
+``weekly_record`` is such an experiment with a profile's parameters, ``sweep`` the sweep of a file.
 
-Retried is what a machine's failure spoiled (exit code 75), or a lock that somebody holds; never a verdict on the
-data or the size (65). ``nightly`` and ``on_demand`` are made when asked for, as importing Prefect takes seconds.
+Retried is what a machine's failure spoiled (exit code 75); never a verdict on the data or the size (65). What another
+run holds is waited for, by name. A run whose engine died is started again by its worker, and goes on where it was: DVC
+has every stage that ended, ``.checkpoints`` the training, the journal the sweep. The flows are made when asked for, as
+importing Prefect takes seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -18,13 +22,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.params.base import load, load_seeds
+from golf.params.base import PARAMS_FILE, from_dict, load, read_document
 from golf.params.data import Data
+from golf.params.hardware import Hardware
 from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, Exit, FairwayError, MissingInput
-from pipeline import table
-from pipeline.preflight import preflight
-from pipeline.supervise import run
+from pipeline import gpus, supervise
+from pipeline.borrowed import Borrowed
+from pipeline.keeper import Keeper, Tell, command
+from pipeline.sampler import Sampler
+from pipeline.share import claimed, overridden, remote_address, stage_keys
+from pipeline.supervise import locked, patiently, run
 
 LOCK = "graph"
 GROUPS = (
@@ -34,7 +42,10 @@ GROUPS = (
     ("evaluate", "audit"),
     ("aggregate", "submission", "track"),
 )
+GPU_STAGES = {"train", "select", "quantize", "evaluate", "audit"}
+GRACE = supervise.GRACE
 RETRIES = 2
+RESUMES = 3  # times that a run whose engine died is started again
 FIRST_DELAY = 30  # seconds; doubled for each further try
 STATES = {  # the exit codes of golf.runtime.errors as names of a failed run's state
     Exit.DATA: "Refused",
@@ -44,6 +55,8 @@ STATES = {  # the exit codes of golf.runtime.errors as names of a failed run's s
     Exit.CONFIG: "Misconfigured",
 }
 _STAGE_FAILED = re.compile(r"^ERROR: .*failed to reproduce '(?P<stage>[^']+)': .*exited with (?P<code>-?\d+)")
+_RUN_ENDED = re.compile(r"(?P<run>[\w-]+): [\d.]+ bpb, ")
+FLOWS = ("nightly", "weekly_record", "sweep", "on_demand")
 _NO_INPUT = re.compile(r"^ERROR: failed to reproduce '(?P<stage>[^']+)': \[Errno 2\] [^:]*: '(?P<path>[^']+)'")
 
 
@@ -60,12 +73,12 @@ class StageFailed(FairwayError):
         return STATES.get(self.code, "Failed")
 
 
-def dvc(arguments: Sequence[str], log: Callable[[str], None]) -> None:
-    """Run DVC under supervision, each line of its output going to ``log``.
+def dvc(arguments: Sequence[str], log: Tell, held: Sequence[int] = ()) -> None:
+    """Run DVC under supervision, each line of its output going to ``log``; ``held``: locks that all of it holds.
 
     Raises:
         StageFailed: with the code of the stage that failed, and what it said last.
-        BusyError: another run holds the graph.
+        BusyError: what an earlier run started is not gone yet.
     """
     lines: list[str] = []
 
@@ -74,9 +87,47 @@ def dvc(arguments: Sequence[str], log: Callable[[str], None]) -> None:
         del lines[:-200]
         log(line)
 
-    code = run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], LOCK, on_line=heard)
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    code = run(command, "dvc", grace=GRACE, on_line=heard, held=held)
     if code:
         raise StageFailed(*failure(lines, code))
+
+
+def compute(
+    words: Sequence[str], stages: Sequence[str], log: Tell, *, overrides: Sequence[str] = (), warn: Tell | None = None,
+    patience: float = 0.0, before: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Run DVC alone: in this checkout, on these ``stages`` among those who share the remote, on the GPUs they need.
+
+    Each stage that ends goes to the remote (:mod:`pipeline.keeper`). ``patience``: seconds to wait for others; ``warn``
+    hears what fails and stops nothing; ``before`` is called once the checkout is this run's.
+
+    Raises:
+        StageFailed: a stage did.
+        BusyError: another run holds what is needed.
+    """
+    root, what = Path.cwd(), " ".join(words[:2] if overrides else words)
+    with contextlib.ExitStack() as stack:
+        graph = patiently(lambda: stack.enter_context(locked(LOCK, what=what)), log, patience)
+        before()
+        remote = remote_address(root)
+        keys = stage_keys(root, overrides) if remote else {}
+        mine = {stage: keys[stage] for stage in stages if stage in keys}
+        claims = stack.enter_context(claimed(remote, mine, f"{root}: {what}", log, patience))
+        hardware = from_dict(Hardware, overridden(read_document(PARAMS_FILE), overrides)["hardware"], str(PARAMS_FILE))
+        devices = gpus.needed(hardware) if set(stages) & GPU_STAGES else []
+        locks = stack.enter_context(gpus.held(devices, what, log, patience))
+        stack.enter_context(Sampler(root))
+        keeper = stack.enter_context(Keeper(command(remote), log, warn or log, claims.release))
+        if hardware.dollars_per_hour and not remote:
+            (warn or log)("NOT SAVED: a paid run, and no DVC remote to save it to: dvc remote add -d NAME URL")
+
+        def heard(line: str) -> None:
+            keeper.heard(line)
+            log(line)
+
+        verb = len(words) if words[0] == "repro" else 3  # exp run --temp
+        dvc([*words[:verb], *(["--pull"] if remote else []), *words[verb:]], heard, held=[graph, *locks])
 
 
 def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
@@ -101,13 +152,15 @@ def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
     return said or f"dvc: exit code {code}", code
 
 
-def reproduce(group: Sequence[str], log: Callable[[str], None]) -> None:
+def reproduce(group: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> None:
     """Bring a group of stages, and what it needs, up to date in the workspace."""
-    dvc(["repro", *group], log)
+    compute(["repro", *group], group, log, warn=warn, patience=patience)
 
 
-def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
+def experiment(overrides: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> str:
     """Run one experiment outside the workspace and return its name.
+
+    Killed and started again it goes on: what had ended comes from DVC's run-cache, and training from its checkpoint.
 
     Raises:
         ConfigError: an override is not ``section.key=value``.
@@ -119,7 +172,15 @@ def experiment(overrides: Sequence[str], log: Callable[[str], None]) -> str:
             names.append(found[1])
         log(line)
 
-    dvc(experiment_arguments(overrides), heard)
+    words, borrowed = experiment_arguments(overrides), Borrowed(overrides, heard)
+    every = [stage for group in GROUPS for stage in group]
+    try:
+        compute(words, every, heard, overrides=overrides, warn=warn, patience=patience, before=borrowed.begin)
+    except StageFailed as error:
+        if error.code < 128:  # DVC itself ended as it should
+            borrowed.end()
+        raise
+    borrowed.end()
     return names[-1] if names else ""
 
 
@@ -163,67 +224,61 @@ def _git(*arguments: str) -> list[str]:
     return [path for path in listing.stdout.split("\0") if path]
 
 
+def profile_overrides(name: str) -> list[str]:
+    """What the profile ``name`` would change in params.yaml, as overrides.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
+    from pipeline.campaign.sweep.spec import rendered
+    from pipeline.use import settings
+
+    document = read_document(PARAMS_FILE)
+    found = []
+    for place, value in sorted(settings(name).items()):
+        here = document.get(place[0])
+        if (here.get(place[1]) if len(place) > 1 and isinstance(here, dict) else here) != value:
+            found.append(f"{'.'.join(place)}={rendered(value)}")
+    return found
+
+
+def swept(words: Sequence[str], log: Tell, warn: Tell, patience: float = 0.0) -> None:
+    """Run ``fairway sweep`` with these words, or go on with it; each run that ends goes to the remote.
+
+    Raises:
+        StageFailed: it could not be completed; the message is its last line.
+        BusyError: another run holds this checkout.
+    """
+
+    def free() -> None:
+        with locked(LOCK):
+            pass
+
+    patiently(free, log, patience)
+    lines = [""]
+    with Keeper(command(remote_address(Path.cwd())), log, warn) as keeper:
+
+        def heard(line: str) -> None:
+            if found := _RUN_ENDED.match(line):
+                keeper.ended(found["run"])
+            lines.extend([line] if line else [])
+            del lines[:-5]
+            log(line)
+
+        code = run([sys.executable, "-m", "pipeline.cli", "sweep", *words], "flow-sweep", grace=GRACE, on_line=heard)
+    if code:
+        raise StageFailed(lines[-1].removeprefix("fairway: "), code)
+
+
 def build() -> dict[str, Any]:
-    """The two flows by name. Imports Prefect."""
-    from prefect import flow, get_run_logger, task
-    from prefect.artifacts import create_markdown_artifact
-    from prefect.cache_policies import NO_CACHE
-    from prefect.states import Failed
-    from prefect.tasks import exponential_backoff
+    """The flows by name. Imports Prefect."""
+    from pipeline.scheduled import build
 
-    def machine_failed(_task: Any, _run: Any, state: Any) -> bool:
-        error = state.result(raise_on_failure=False)
-        return isinstance(error, FairwayError) and error.code == Exit.RETRY
-
-    supervised = task(
-        retries=RETRIES,
-        retry_delay_seconds=exponential_backoff(FIRST_DELAY),
-        retry_jitter_factor=0.3,
-        retry_condition_fn=machine_failed,
-        cache_policy=NO_CACHE,
-    )
-
-    @supervised
-    def repro(group: list[str]) -> None:
-        reproduce(group, get_run_logger().info)
-
-    @supervised
-    def exp_run(overrides: list[str]) -> str:
-        return experiment(overrides, get_run_logger().info)
-
-    def outcome(error: FairwayError) -> Any:
-        name = error.state if isinstance(error, StageFailed) else STATES.get(error.code, "Failed")
-        return Failed(name=name, message=str(error))
-
-    @flow(name="nightly")
-    def nightly() -> Any:
-        """Bring the workspace's graph up to date, group by group."""
-        try:
-            preflight()
-            for group in GROUPS:
-                repro.with_options(name=" ".join(group))(list(group))
-        except FairwayError as error:
-            return outcome(error)
-        seeds = load_seeds()
-        text = f"{table.markdown(table.rows(seeds))}\n\n{table.verdict(seeds)}"
-        create_markdown_artifact(text, key="result", description="The result table")
-        return None
-
-    @flow(name="on-demand")
-    def on_demand(overrides: list[str] | None = None) -> Any:
-        """One experiment with DVC overrides, such as quant.bits=5, apart from the workspace."""
-        try:
-            name = exp_run.with_options(name=" ".join(overrides or ["as it is"]))(overrides or [])
-        except FairwayError as error:
-            return outcome(error)
-        get_run_logger().info("kept as experiment %s. See: dvc exp show; take it over: dvc exp apply %s", name, name)
-        return None
-
-    return {"nightly": nightly, "on_demand": on_demand}
+    return build()
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("nightly", "on_demand"):
+    if name in FLOWS:
         globals().update(build())
         return globals()[name]
     raise AttributeError(name)

@@ -43,6 +43,12 @@ class SeedState:
         return {stage: float(time) for stage, time in times.items() if isinstance(time, (int, float))}
 
     @property
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Unix seconds of each stage's start and end."""
+        begun = self.started_at
+        return {stage: (start, start + self.metrics.get(f"seconds.{stage}", 0.0)) for stage, start in begun.items()}
+
+    @property
     def device(self) -> str:
         """The device that trained it, as its timing report names it."""
         return str(self.timings.get("train", {}).get("device", "unknown"))

@@ -20,24 +20,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from golf.runtime.errors import ConfigError, Exit, FairwayError
+from golf.runtime.place import top_folder as top_folder  # noqa: PLC0414  (track and the verbs look for it here)
 
 SQLITE = "sqlite:///"
 LATER = "The results are safe in reports/ and build/submission; to log them later"
 WAIT_SECONDS = 120.0  # for another process that writes to the same database
 CONNECT_SECONDS = 5.0
-
-
-def top_folder(start: Path) -> Path:
-    """The folder that relative tracking paths start from.
-
-    ``start``, unless it is the temporary copy of an experiment (``dvc exp run --temp`` or ``--queue`` work in
-    ``.dvc/tmp/exps/...``): then the repository that the copy was made from, so that all share one store.
-    """
-    start = start.resolve()
-    for folder in start.parents:
-        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2]
-    return start
 
 
 def absolute_uri(uri: str, root: Path) -> str:
@@ -188,6 +176,7 @@ def _quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

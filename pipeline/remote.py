@@ -36,6 +36,22 @@ class Remote:
         """The objects of DVC's cache that the workspace's dvc.lock names: MD5s, of folders with ``.dir`` behind."""
         return sorted({info.value for infos in self._repo.used_objs().values() for info in infos})
 
+    def push_runs(self) -> int:
+        """Push the files of the run-cache's entries, then the entries, and return how many files were new.
+
+        What this machine's cache does not have is somebody else's, whose notes alone were fetched.
+        """
+        cache, entries = self._repo.stage_cache, []
+        for path in sorted(Path(cache.cache_dir).glob("*/*/*")):
+            entries.append((path.parent.name, path.name))
+        count = 0
+        with refusals(self):
+            for odb, objects in cache.get_used_objs(entries).items():
+                here = {one for one in objects if self.is_here(one.value)}
+                count += len(self._repo.cloud.push(here, odb=odb).transferred) if here else 0
+            cache.push(None)
+        return count
+
     def put(self, source: Path, key: str) -> None:
         """Upload a file; half of one is removed again where the upload fails."""
         path = self._path(key)

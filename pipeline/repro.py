@@ -22,6 +22,7 @@ from golf.params.hardware import Hardware
 from golf.runtime.device import uses_gpu
 from golf.runtime.errors import run_main
 from pipeline.flows import StageFailed, failure
+from pipeline.sampler import Sampler
 from pipeline.supervise import with_this_python
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
@@ -113,9 +114,10 @@ def main() -> None:
     """Bring the graph up to date."""
     seeds = load_seeds()
     count = lanes(load(Hardware), len(seeds))
-    if count > 1 and not is_up_to_date():
-        side_by_side(order(), seeds, count)
-    reproduce([])
+    with Sampler(Path.cwd()):
+        if count > 1 and not is_up_to_date():
+            side_by_side(order(), seeds, count)
+        reproduce([])
 
 
 if __name__ == "__main__":

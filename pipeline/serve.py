@@ -1,8 +1,8 @@
-"""Prefect's server with a worker, and MLflow's page, on this machine alone, until Ctrl-C: ``python -m pipeline.serve``.
+"""Prefect's server with a worker a pool, and MLflow's page, on this machine alone: ``python -m pipeline.serve``.
 
-The server keeps its database in .prefect/; the deployments of prefect.yaml are registered at each start. Logs are in
-logs/. Each service runs in a session of its own under a watcher, and they stop in the order in which they can: the
-worker first (one whose server is gone does not end by itself), the server last.
+Until Ctrl-C. The server keeps its database in .prefect/; the deployments of prefect.yaml are registered at each start.
+Logs are in logs/. Each service runs in a session of its own under a watcher, and they stop in the order in which they
+can: the workers first (one whose server is gone does not end by itself), the server last.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
+from pipeline.deploy import POOLS, deploy, last_lines
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
 from pipeline.supervise import started, with_this_python
 from pipeline.track import experiment_id
 
 HOST = "127.0.0.1"
-POOL = "fairway"
 LOGS = Path("logs")
 READY_SECONDS = 180.0  # a first start migrates databases
 STOP_SECONDS = 20.0
@@ -80,24 +80,27 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
                 runs = f"/#/experiments/{experiment_id(client, tracking.experiment, uri)}/runs"
         page = start("mlflow", "mlflow", *_mlflow(uri, mlflow_port))
         _ready("prefect-server", server, f"http://{HOST}:{prefect_port}/api/health")
-        _prefect(env, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-        _prefect(env, "work-pool", "set-concurrency-limit", POOL, "1")
-        _prefect(env, "--no-prompt", "deploy", "--all")
+        deploy(env)
         for name in end_orphans(f"{env['PREFECT_API_URL']}/flow_runs"):
-            print(f"serve: run {name} was cut off with an earlier worker: marked as crashed", flush=True)
-        worker = start("prefect-worker", "prefect", "worker", "start", "--pool", POOL, "--name", "local")
+            print(f"serve: run {name} was cut off with an earlier worker: marked as crashed. "
+                  f"It goes on with: prefect flow-run retry {name}", flush=True)  # fmt: skip
+        workers = {
+            name: start(name, "prefect", "worker", "start", "--pool", pool, "--name", f"local-{pool}")
+            for pool in POOLS
+            for name in [f"prefect-worker-{pool.rpartition('-')[2]}"]
+        }
         _ready("mlflow", page, f"http://{HOST}:{mlflow_port}/health")
         print(instructions(prefect_port, mlflow_port, runs), flush=True)
-        _wait({"prefect-server": server, "mlflow": page, "prefect-worker": worker})
+        _wait({"prefect-server": server, "mlflow": page, **workers})
 
 
 def end_orphans(flow_runs: str) -> list[str]:
-    """Mark the pool's unfinished runs as crashed, and return their names: they would hold its only place for ever.
+    """Mark the pools' unfinished runs as crashed, and return their names: they would hold their places for ever.
 
-    To be called before the worker starts. The server is this folder's own, and so was any worker before.
+    To be called before a worker starts. The server is this folder's own, and so was any worker before.
     """
     begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    found = _post(f"{flow_runs}/filter", {"flow_runs": begun, "work_pools": {"name": {"any_": [POOL]}}})
+    found = _post(f"{flow_runs}/filter", {"flow_runs": begun, "work_pools": {"name": {"any_": list(POOLS)}}})
     for run in found:
         state = {"type": "CRASHED", "message": "The worker was stopped while it ran."}
         _post(f"{flow_runs}/{run['id']}/set_state", {"state": state, "force": True})
@@ -146,14 +149,6 @@ def _free(flag: str, port: int) -> None:
             ) from None
 
 
-def _prefect(env: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments], env=env, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise FairwayError(f"prefect {' '.join(arguments)}: {_last_lines(done.stdout + done.stderr)}")
-
-
 def _ready(name: str, process: subprocess.Popen[str], url: str) -> None:
     """Return once ``url`` answers."""
     direct, end = _direct(), time.monotonic() + READY_SECONDS
@@ -162,7 +157,7 @@ def _ready(name: str, process: subprocess.Popen[str], url: str) -> None:
             return
         if process.poll() is not None or time.monotonic() > end:
             state = f"ended with code {process.poll()}" if process.poll() is not None else "is not ready"
-            said = _last_lines((LOGS / f"{name}.log").read_text(encoding="utf-8", errors="replace"))
+            said = last_lines((LOGS / f"{name}.log").read_text(encoding="utf-8", errors="replace"))
             raise FairwayError(f"{name}: {state}: {said}", hint=f"cat {LOGS}/{name}.log", code=Exit.RETRY)
         time.sleep(0.25)
 
@@ -178,11 +173,7 @@ def _wait(services: dict[str, subprocess.Popen[str]]) -> None:
         for name, process in services.items():
             if process.poll() is not None:
                 raise FairwayError(f"{name} ended with code {process.poll()}", hint=f"cat {LOGS}/{name}.log")
-    print("stopping: worker, MLflow, server", flush=True)
-
-
-def _last_lines(text: str, count: int = 3) -> str:
-    return " | ".join(line.strip() for line in text.strip().splitlines()[-count:])
+    print("stopping: workers, MLflow, server", flush=True)
 
 
 def _installed(packages: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,12 @@ from typing import Any
 
 from golf.params.base import load, load_seeds
 from golf.params.tracking import Tracking
-from golf.runtime.errors import FairwayError, run_main
+from golf.runtime.errors import Exit, FairwayError, run_main
 from golf.runtime.files import write_json
 from pipeline.graph_state import GraphState, SeedState, lock_hashes, read_state
+from pipeline.load import during
 from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.untracked import keep, kept
 
 KEY, COMPLETE, PARENT = "fairway.key", "fairway.complete", "mlflow.parentRunId"
 BATCH = 1000  # metrics a request, MLflow's limit; parameters and tags: 100
@@ -41,13 +43,26 @@ def main() -> None:
     root = Path.cwd()
     state = read_state(root, load_seeds())
     uri = absolute_uri(tracking.uri, top_folder(root))
-    with open_store(uri) as client:
-        experiment = experiment_id(client, tracking.experiment, uri)
-        new = upsert(client, experiment, state, describe(root, state))
-    what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
-    print(f"track: {what} in {tracking.experiment!r}: {state.verdict}", flush=True)
+    top, tags = top_folder(root), describe(root, state)
+    try:
+        with open_store(uri) as client:
+            experiment = experiment_id(client, tracking.experiment, uri)
+            for earlier, earlier_tags in kept(top, _say):
+                upsert(client, experiment, earlier, earlier_tags)
+                _say(f"told of {earlier_tags.get('dvc.exp_name', earlier.key[:8])}, which waited")
+            new = upsert(client, experiment, state, tags)
+        what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
+        _say(f"{what} in {tracking.experiment!r}: {state.verdict}")
+    except FairwayError as error:
+        if "dvc.exp_name" not in tags or error.code != Exit.RETRY:
+            raise
+        _say(f"NOT TRACKED: {error}; kept in {keep(root, top, state, tags)} for the next track that reaches it")
     report = {"key": state.key, "experiment": tracking.experiment, "runs": 1 + len(state.seeds)}
     write_json(root / "reports" / "track.json", report)
+
+
+def _say(line: str) -> None:
+    print(f"track: {line}", flush=True)
 
 
 def upsert(client: Any, experiment: str, state: GraphState, tags: Mapping[str, str]) -> bool:
@@ -69,7 +84,9 @@ def upsert(client: Any, experiment: str, state: GraphState, tags: Mapping[str, s
     for path in state.files:
         client.log_artifact(parent, str(path))
     for seed in state.seeds:
-        _child(client, experiment, parent, state, seed, tags, reused[seed.seed])
+        _child(
+            client, experiment, parent, state, seed, tags, reused[seed.seed], during(Path.cwd(), seed.seed, seed.spans)
+        )
     client.set_tag(parent, COMPLETE, "true")
     client.set_terminated(parent, "FINISHED", end_time=_milliseconds(state.span[1]))
     return True
@@ -138,6 +155,7 @@ def _child(
     seed: SeedState,
     tags: Mapping[str, str],
     reused: list[str],
+    load_during: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     own = {key: value for key, value in tags.items() if not key.startswith("dvc.stage.")}
     ends = f".{seed.seed}"
@@ -149,6 +167,7 @@ def _child(
     span = (min(starts, default=state.span[0]), state.span[1])
     run = _start(client, experiment, f"seed {seed.seed}", own, span[0])
     _log(client, run, {**state.params, "seed": str(seed.seed)}, seed.metrics, seed.curves, span)
+    _log_load(client, run, load_during)
     for path in seed.files:
         client.log_artifact(run, str(path), path.parent.name)
     client.set_terminated(run, "FINISHED", end_time=_milliseconds(span[1]))
@@ -186,6 +205,20 @@ def _log(
     points = [Metric(key, value, end, 0) for key, value in metrics.items()]
     for name, curve in curves.items():
         points += [Metric(f"curve.{name}", value, start, step) for step, value in curve]
+    for batch in _batches(points, BATCH):
+        client.log_batch(run, metrics=batch)
+
+
+def _log_load(client: Any, run: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    """What the machine did, as MLflow logs it: its page draws what begins with ``system/``."""
+    from mlflow.entities import Metric
+
+    points = [
+        Metric(f"system/{key}", value, _milliseconds(line["time"]), step)
+        for step, line in enumerate(lines)
+        for key, value in line.items()
+        if key not in ("time", "stages")
+    ]
     for batch in _batches(points, BATCH):
         client.log_batch(run, metrics=batch)
 

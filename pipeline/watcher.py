@@ -1,4 +1,4 @@
-"""The process between a supervisor and its command: ``python -I watcher.py PIPE LOCK GRACE COMMAND...``.
+"""The process between a supervisor and its command: ``python -I watcher.py PIPE LOCKS GRACE COMMAND...``.
 
 A script of its own, on the standard library alone: one thread, quick to start, and not in the way of what the
 supervisor's process does with signals. It exits as the command does (128 + n when signal n ended it), once nothing
@@ -26,8 +26,9 @@ _LOST = 255  # no child is left and none was the command: better an error than t
 class Watcher:
     """Runs one command and ends it, with everything below it, when told to or when nobody waits any more."""
 
-    def __init__(self, parent: int, lock: int, grace: float) -> None:
-        self.parent, self.lock, self.grace = parent, lock, grace
+    def __init__(self, parent: int, locks: int | Sequence[int], grace: float) -> None:
+        self.parent, self.grace = parent, grace
+        self.locks = (locks,) if isinstance(locks, int) else tuple(locks)
         self.child = 0
         self.code: int | None = None  # of the command, once it ended
         self.signal: int | None = None  # what ends it; None: it runs
@@ -43,7 +44,7 @@ class Watcher:
                 command,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=(self.lock,),
+                pass_fds=self.locks,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509  (this process has one thread)
             )
         except OSError as error:
@@ -144,4 +145,5 @@ def prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Watcher(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])).run(sys.argv[4:]))
+    LOCKS = [int(lock) for lock in sys.argv[2].split(",")]
+    sys.exit(Watcher(int(sys.argv[1]), LOCKS, float(sys.argv[3])).run(sys.argv[4:]))

@@ -25,6 +25,7 @@ from golf.params.train import Train
 from golf.runtime.apart import ask
 from golf.runtime.errors import DataError, run_main
 from golf.runtime.files import write_bytes
+from golf.runtime.place import top_folder
 from golf.runtime.report import REPORTS, Stopwatch, timing_path, write_report, write_timing
 from golf.train.checkpoint import forget
 from golf.train.distributed import Ranks, started_by_torchrun
@@ -58,7 +59,7 @@ def main() -> None:
         vocab_size=index["vocab_size"],
         bos_id=index["bos_id"],
         out=Path("runs/train") / str(arguments.seed),
-        checkpoints=CHECKPOINTS,
+        checkpoints=top_folder(Path.cwd()) / CHECKPOINTS,  # an experiment's copy dies with its run
     )
     if not started_by_torchrun():
         processes, reason = choose_processes(config.train, config.hardware)

@@ -14,6 +14,7 @@ class Tracking(Section):
 
     uri: str = "sqlite:///mlflow.db"  # a relative SQLite path is taken from the repository's top folder
     experiment: str = "fairway"
+    notify: str = ""  # where flows tell how they ended: a file, a webhook's URL, or @FILE that holds it; empty: none
 
     def __post_init__(self) -> None:
         self.require(bool(self.uri), "uri", "a tracking URI", "sqlite:///mlflow.db")

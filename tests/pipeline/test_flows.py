@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from golf.runtime.errors import ConfigError, Exit
-from pipeline import flows
+from pipeline import flows, table
 from pipeline.supervise import BusyError, locked
 from pipeline.use import replace
 
@@ -144,7 +144,7 @@ def test_an_override_that_is_none_is_refused(override: str) -> None:
 def test_an_override_of_any_key_reaches_dvc(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(flows, "untracked_inputs", list)
-    monkeypatch.setattr(flows, "dvc", lambda arguments, log: asked.extend(arguments))
+    monkeypatch.setattr(flows, "dvc", lambda arguments, log, **_: asked.extend(arguments))
     flows.experiment([override], print)
     assert asked == ["exp", "run", "--temp", "--set-param", override]
 
@@ -179,13 +179,15 @@ def test_importing_the_module_does_not_import_prefect() -> None:
         flows.weekly  # noqa: B018
 
 
-def test_prefect_yaml_deploys_both_flows_one_run_at_a_time() -> None:
+def test_prefect_yaml_deploys_every_flow_one_run_at_a_time() -> None:
     deployments = {item["name"]: item for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-    assert set(deployments) == {"nightly", "on-demand"}
-    for item in deployments.values():
+    assert set(deployments) == {"nightly", "weekly-record", "sweep", "on-demand"}
+    for name, item in deployments.items():
         assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-        assert item["entrypoint"].startswith("pipeline/flows.py:")
-        assert item["work_pool"] == {"name": "fairway"}
+        assert item["entrypoint"] == f"pipeline/flows.py:{name.replace('-', '_')}"
+        assert item["work_pool"] == {"name": "fairway-cpu" if name == "on-demand" else "fairway-gpu"}
+    assert deployments["weekly-record"]["parameters"] == {"profile": "record", "overrides": []}
+    assert deployments["weekly-record"]["schedules"][0]["active"] is False
     assert deployments["nightly"]["schedules"][0]["cron"]
     assert deployments["on-demand"]["parameters"] == {"overrides": []}
 
@@ -201,7 +203,7 @@ def test_flows_in_prefect(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
     logging.getLogger("prefect").setLevel(logging.ERROR)
     monkeypatch.setattr(flows, "GROUPS", (("gate",),))
     monkeypatch.setattr(flows, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(flows.table, "rows", lambda seeds: [])
+    monkeypatch.setattr(table, "rows", lambda seeds: [])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     baseline = yaml.safe_load((ROOT / "params.yaml").read_text())["stats"]["baseline"]
     (repository / baseline).parent.mkdir(parents=True)
@@ -225,3 +227,35 @@ def test_flows_in_prefect(repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert state.message.startswith("data.path: /nowhere: no such file or folder. Try: ")
         state = built["on_demand"](overrides=["nonsense"], return_state=True)
         assert (state.is_failed(), state.name) == (True, "Misconfigured")
+
+
+def test_a_night_without_mlflow_is_complete_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("prefect")
+    import prefect.artifacts
+
+    from pipeline import scheduled
+
+    monkeypatch.chdir(ROOT)
+    shown: list[str] = []
+    monkeypatch.setattr(prefect.artifacts, "create_markdown_artifact", lambda text, **_: shown.append(text))
+    monkeypatch.setattr(scheduled, "preflight", lambda: None)
+    monkeypatch.setattr(scheduled.table, "rows", lambda seeds: [])
+    monkeypatch.setattr(scheduled.table, "verdict", lambda seeds: "no claim")
+
+    class Task:
+        error = flows.StageFailed("track: MLflow at http://x: refused", Exit.RETRY)
+
+        def with_options(self, **_: object) -> "Task":
+            return self
+
+        def __call__(self, group: list[str]) -> None:
+            if "track" in group:
+                raise self.error
+
+    task = Task()
+    nightly = scheduled._flows({"repro": task})["nightly"]
+    state = nightly()
+    assert (state.is_completed(), state.name, state.message) == (True, "NotTracked", str(task.error))
+    assert shown
+    task.error = flows.StageFailed("track: tracking.uri: found 'x'", Exit.CONFIG)
+    assert nightly().name == "Misconfigured"

@@ -89,7 +89,7 @@ def test_runs_that_an_earlier_worker_left_are_ended_before_a_new_one_starts() ->
         server.shutdown()
     (path, filters), (end, state) = asked
     assert path == "/api/flow_runs/filter"
-    assert filters["work_pools"] == {"name": {"any_": [serve.POOL]}}
+    assert filters["work_pools"] == {"name": {"any_": ["fairway-gpu", "fairway-cpu"]}}
     assert filters["flow_runs"]["state"]["type"]["any_"] == ["RUNNING", "PENDING", "CANCELLING"]
     assert end == "/api/flow_runs/1-2/set_state"
     assert state["force"] is True

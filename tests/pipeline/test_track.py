@@ -39,7 +39,9 @@ def make_state(root: Path, seeds: list[int] = SEEDS, bpb: float = 1.9, trained_a
             write(reports / "timing" / stage / f"{seed}.json", timing)
         curve = "step,loss,lr\n" + "".join(f"{step},{7 - step / 1000},\n" for step in range(1, 1502))
         write(reports / "curves" / f"{seed}.csv", curve)
-    write(root / "params.yaml", f"seeds: {seeds}\ntracking: {{uri: sqlite:///mlflow.db, experiment: test}}\n")
+    write(
+        root / "params.yaml", f"seeds: {seeds}\ntracking: {{uri: sqlite:///mlflow.db, experiment: test, notify: ''}}\n"
+    )
     return root
 
 
@@ -215,7 +217,7 @@ def test_a_server_that_is_away_costs_seconds_and_no_result(root: Path) -> None:
         port = unused.getsockname()[1]
     write(
         root / "params.yaml",
-        f"seeds: [42, 314]\ntracking: {{uri: 'http://u:secret@127.0.0.1:{port}', experiment: t}}\n",
+        f"seeds: [42, 314]\ntracking: {{uri: 'http://u:secret@127.0.0.1:{port}', experiment: t, notify: ''}}\n",
     )
     done = track(root)
     assert done.returncode == Exit.RETRY

@@ -138,6 +138,22 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tmp_path: Path) -
     assert not list((killed / ".checkpoints").iterdir())
 
 
+@pytest.mark.slow
+def test_an_experiment_that_was_killed_goes_on_in_another_copy(tmp_path: Path) -> None:
+    """DVC makes a new copy of the workspace for each start of one: what must last is in the repository."""
+    copies = [tmp_path / ".dvc/tmp/exps/standalone" / name for name in ("first", "second")]
+    first, second = (prepare(copy, steps=120, log_every=10, checkpoint_seconds=0.01) for copy in copies)
+    process = start(first)
+    wait_for_checkpoint(tmp_path, 20)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    done = run(second)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after step" in done.stderr
+    assert not list((tmp_path / ".checkpoints").iterdir())
+    assert not (second / ".checkpoints").exists()
+
+
 def wait_for_checkpoint(top: Path, least: int) -> None:
     deadline = time.monotonic() + 120
     while not any(int(path.stem[5:]) >= least for path in (top / ".checkpoints").glob("*/step-*.safetensors")):

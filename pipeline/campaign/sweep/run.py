@@ -21,20 +21,16 @@ from golf.data.cores import available_cores
 from golf.params.hardware import Hardware
 from golf.params.train import Train
 from golf.runtime.device import uses_gpu
-from golf.runtime.errors import ConfigError, DataError, FairwayError
+from golf.runtime.errors import ConfigError, DataError
 from pipeline.campaign.sides import Side, kept_experiment
 from pipeline.campaign.sweep.candidates import Candidate
 from pipeline.campaign.sweep.journal import Outcome
 from pipeline.campaign.sweep.workspace import SLOT, workspace_state
 from pipeline.flows import experiment_arguments, failure, untracked_inputs
+from pipeline.gpus import visible
 from pipeline.repro import lanes
 from pipeline.supervise import GRACE, started
 
-_LIST = """
-import torch
-for i in range(torch.cuda.device_count()):
-    print(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
-"""
 SETTLE = 60.0  # seconds in which a run must have begun
 HEARD = 200  # last lines in which a failure is looked for
 _BEGINS = re.compile(r"Running stage '([^'@]+)")
@@ -57,12 +53,17 @@ class Run:
 
 
 class DvcRunner:
-    """Runs candidates in the repository ``root``, their output in ``logs``; ``devices``: of each slot, none on CPU."""
+    """Runs candidates in the repository ``root``, their output in ``logs``; ``devices``: of each slot, none on CPU.
+
+    Attributes:
+        locks: descriptors of the devices' locks, held until the last process of every run is gone.
+    """
 
     def __init__(
         self, root: Path, logs: Path, devices: Sequence[str] = (), state: str = "", grace: float = GRACE
     ) -> None:
         self.root, self.logs, self.devices, self.state, self.grace = root, logs, devices, state, grace
+        self.locks: Sequence[int] = ()
         self.copies = untracked_inputs()  # read now, and not while another run begins
 
     def kept(self, candidate: Candidate) -> Outcome | None:
@@ -92,7 +93,9 @@ class DvcRunner:
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             stack.callback(os.close, output)
             lock = f"{SLOT}{slot}"
-            watcher = stack.enter_context(started(command, lock, grace=self.grace, output=output, env=env))
+            watcher = stack.enter_context(
+                started(command, lock, grace=self.grace, output=output, env=env, held=self.locks)
+            )
             return Run(candidate, watcher, stack.pop_all(), log, time.monotonic())
 
     def _unchanged(self) -> None:
@@ -170,20 +173,7 @@ def slots(hardware: Hardware, train: Train, jobs: int) -> tuple[int, list[str]]:
     if not uses_gpu(hardware):
         return jobs or lanes(hardware, available_cores()), []
     need = hardware.processes or (train.gpus if hardware.strict_clock else 1)
-    devices = _devices()
+    devices = visible()
     count = max(1, len(devices) // need)
     count = min(count, jobs) if jobs else count
     return count, [",".join(devices[i * need : (i + 1) * need]) for i in range(count)]
-
-
-def _devices() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes whatever it holds now.
-
-    Asked for in a process of its own: the question takes memory on every device as long as who asked lives.
-    """
-    done = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FairwayError(
-            f"GPUs: torch can't list them: {done.stderr.strip().splitlines()[-1:]}", hint="fairway doctor"
-        )
-    return done.stdout.split()

@@ -29,6 +29,8 @@ from pipeline.campaign.sweep.sharing import read_graph, shares
 from pipeline.campaign.sweep.spec import Sweep, check, from_options, read_sweep
 from pipeline.campaign.sweep.workspace import branch, keep, put_back, settle, workspace_state
 from pipeline.flows import LOCK
+from pipeline.gpus import PATIENCE, held
+from pipeline.sampler import Sampler
 from pipeline.supervise import locked
 
 FOLDER = Path("logs/sweep")
@@ -88,10 +90,13 @@ def run(sweep: Sweep, *, jobs: int = 0, retry: bool = False, tell: Callable[[str
             journal.append("retry")
         tell(f"{sweep.name}: {len(plan.rungs[0])} candidates, {count} at a time; journal: {path}")
         runner = DvcRunner(root, logs, devices, state)
-        stop = drive(
-            plan, journal, runner, slots=count, price=hardware.dollars_per_hour,
-            margin=_margin(root, journal, tell), tell=tell,
-        )  # fmt: skip
+        single = [device for slot in devices for device in slot.split(",") if device]
+        with held(single, f"sweep {sweep.name}", tell, PATIENCE) as locks, Sampler(root):
+            runner.locks = locks
+            stop = drive(
+                plan, journal, runner, slots=count, price=hardware.dollars_per_hour,
+                margin=_margin(root, journal, tell), tell=tell,
+            )  # fmt: skip
         found = ledger.content(plan, journal.state, stop)
         write_json(FOLDER / f"{sweep.name}.json", found)
         tell(ledger.log_tags(plan, journal.state, root))

@@ -46,7 +46,7 @@ def graph(
     sections = [
         f"seeds: {seeds}", "hardware: {dollars_per_hour: 3.6}", f"quant: {{bits: {bits}}}",
         f"stats: {json.dumps(to_dict(Stats()))}",
-        "tracking: {uri: sqlite:///mlflow.db, experiment: test}",
+        "tracking: {uri: sqlite:///mlflow.db, experiment: test, notify: ''}",
     ]  # fmt: skip
     write(root / "params.yaml", "\n".join(sections) + "\n")
     return root

@@ -94,7 +94,7 @@ def test_a_bad_effect_is_refused(here: Path) -> None:
 
 def test_nothing_tracked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("tracking: {uri: sqlite:///mlflow.db, experiment: other}\n")
+    (tmp_path / "params.yaml").write_text("tracking: {uri: sqlite:///mlflow.db, experiment: other, notify: ''}\n")
     with pytest.raises(MissingInput, match="no such database"):
         run("noise")
     shutil.copyfile(tracked / "mlflow.db", tmp_path / "mlflow.db")

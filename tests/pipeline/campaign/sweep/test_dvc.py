@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import flows
 from pipeline.campaign.sweep import verb
 from pipeline.campaign.sweep.journal import fold, read
 from tests.pipeline.campaign.graph import git
@@ -105,3 +106,24 @@ def test_killed_it_leaves_nothing_running_and_goes_on(repository: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert ran(repository) == ["train 4", "train 4", "evaluate 4", "evaluate 5"]
     assert "stopped: complete: 2 of 2 runs have a score" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_as_a_flow_brings_each_run_to_the_remote(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the deployment `sweep` runs, and how it tells that a file is not there."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (repository / ".dvc/config.local").write_text(
+        f"[core]\n    remote = store\n['remote \"store\"']\n    url = {repository.parent}/remote\n"
+    )
+    Path("logs").mkdir()
+    Path("logs/bits.yaml").write_text("parameters: {quant.bits: [4, 5]}\n")
+    said: list[str] = []
+    warned: list[str] = []
+    flows.swept(["logs/bits.yaml", "--jobs", "1"], said.append, warned.append)
+    assert any("stopped: complete: 2 of 2 runs have a score" in line for line in said)
+    assert sum(line.startswith("saved after bits-") for line in said) in (1, 2), said + warned
+    assert list((repository.parent / "remote/files/md5").iterdir())
+    with pytest.raises(flows.StageFailed) as caught:
+        flows.swept(["nothing.yaml"], said.append, warned.append)
+    assert caught.value.state == "InputMissing"
+    assert "nothing.yaml" in str(caught.value)

@@ -54,7 +54,7 @@ def test_slots_on_cpu_and_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.slots(Hardware(threads=0), Train(), 0) == (1, [])
     assert run.slots(Hardware(), Train(), 3) == (3, [])
     monkeypatch.setattr(run, "uses_gpu", lambda _: True)
-    monkeypatch.setattr(run, "_devices", lambda: ["4", "5", "6", "7"])
+    monkeypatch.setattr(run, "visible", lambda: ["4", "5", "6", "7"])
     assert run.slots(Hardware(), Train(), 0) == (4, ["4", "5", "6", "7"])
     assert run.slots(Hardware(processes=2), Train(), 0) == (2, ["4,5", "6,7"])
     assert run.slots(Hardware(strict_clock=True), Train(gpus=8), 0) == (1, ["4,5,6,7"])

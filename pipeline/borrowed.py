@@ -1,0 +1,43 @@
+"""What DVC may have been killed at while an experiment began, put back when the next one begins.
+
+Even with ``--temp`` DVC begins in the workspace: see :mod:`pipeline.campaign.sweep.workspace`, which knows its traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from golf.runtime.files import read_json, write_json
+from pipeline.campaign.sweep.workspace import branch, keep, put_back, workspace_state
+
+FOLDER = Path("logs/experiment")
+NOTE = "begun.json"
+
+
+class Borrowed:
+    """The workspace while an experiment runs; a note on the disk tells whether one was cut off."""
+
+    def __init__(self, overrides: Sequence[str], tell: Callable[[str], None]) -> None:
+        self.overrides, self.tell, self.begun = list(overrides), tell, False
+
+    def begin(self) -> None:
+        """Put back what a killed one left, and write down what is here now. The checkout's lock must be held."""
+        root, note = Path.cwd(), FOLDER / NOTE
+        try:
+            left = read_json(note)
+            found = put_back(root, FOLDER, left["state"], left["branch"], [left["overrides"]])
+        except (OSError, ValueError, KeyError):  # none, or not whole: then DVC had not begun
+            found = []
+        for line in found:
+            self.tell(line)
+        keep(root, FOLDER)
+        write_json(
+            note, {"state": workspace_state(root), "branch": branch(root), "overrides": self.overrides}
+        )  # fmt: skip
+        self.begun = True
+
+    def end(self) -> None:
+        """It ended by itself: DVC has put its things away."""
+        if self.begun:
+            (FOLDER / NOTE).unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Bring everything that DVC computed here to its remote: ``python -m pipeline.push``; ``--save``: and all the rest.
+
+``dvc push --run-cache`` sends what dvc.lock names, and of the run-cache the notes alone: not the files of an experiment
+that still runs, or ran apart from the workspace. Here files come first, then the notes that name them, so that whoever
+finds a note finds its files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from golf.runtime.errors import run_main
+from pipeline.remote import open_remote
+from pipeline.save import save
+
+
+def push_runs() -> int:
+    """Push the files of every run that the run-cache knows, then its notes; how many files were new.
+
+    Raises:
+        ConfigError: there is no DVC remote.
+        FairwayError: it refuses.
+    """
+    with open_remote() as remote:
+        return remote.push_runs()
+
+
+def main() -> None:
+    """Push; with ``--save`` everything that ``fairway save`` brings away, too."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.push", description="Push what the run-cache knows.")
+    parser.add_argument("--save", action="store_true", help="then do what fairway save does")
+    arguments = parser.parse_args()
+    try:
+        print(f"ok    runs         {push_runs()} new files in {Path.cwd()}", flush=True)
+    finally:
+        if arguments.save:
+            sys.stdout.flush()
+            save()
+
+
+if __name__ == "__main__":
+    run_main("push", main)
