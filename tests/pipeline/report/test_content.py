@@ -14,7 +14,7 @@ from pipeline.report.content import Omissions, columns, gather, thin
 from tests.pipeline.campaign.graph import graph, log_state
 from tests.pipeline.report.sample import effect, ledger, record, write
 
-EMPTY = "seeds: [42]\nstats: {}\ntracking: {uri: sqlite:///none.db, experiment: test}\n"
+EMPTY = "seeds: [42]\nstats: {}\ntracking: {uri: sqlite:///none.db, experiment: test, notify: ''}\n"
 
 
 def state(name: str = "a", seeds: int = 3, params: dict[str, str] | None = None, **metrics: float) -> State:

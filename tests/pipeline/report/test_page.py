@@ -96,7 +96,11 @@ def test_the_verb_writes_the_page_and_tells_what_is_left_out(tmp_path: Path, mon
 
     monkeypatch.setattr(page, "_library", lambda: "")
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, "params.yaml", "seeds: [42]\nstats: {}\ntracking: {uri: sqlite:///none.db, experiment: test}\n")
+    write(
+        tmp_path,
+        "params.yaml",
+        "seeds: [42]\nstats: {}\ntracking: {uri: sqlite:///none.db, experiment: test, notify: ''}\n",
+    )
     write(tmp_path, "logs/sweep/\x1b[31mred.json", "{")
     board = write(tmp_path, "board.json", {"rows": [record("one", 1.1)]})
     done = CliRunner().invoke(
