@@ -140,7 +140,8 @@ def test_ledgers_and_what_is_wrong_with_them(tmp_path: Path, left_out: Omissions
     write(tmp_path, "logs/sweep/foreign.json", {"something": "else"})
     write(tmp_path, "logs/sweep/list.json", [1])
     (tmp_path / "logs/sweep/folder.json").mkdir()
-    journal = [{"event": "sweep", "at": 0}, {"event": "session", "slots": 1, "price": 36, "at": 0},
+    head = {"event": "sweep", "at": 0, "spec": {}, "state": "", "branch": "main"}
+    journal = [head, {"event": "session", "slots": 1, "price": 36, "at": 0},
                {"event": "start", "run": "a", "at": 1}, {"event": "beat", "at": 100}]  # fmt: skip
     write(tmp_path, "logs/sweep/killed.jsonl", "".join(map("{}\n".format, map(json.dumps, journal))) + '{"event": "be')
     write(tmp_path, "logs/sweep/damaged.jsonl", "no json\n{}\n")
