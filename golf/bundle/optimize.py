@@ -29,7 +29,7 @@ FIXED: dict[str, tuple[str, ...]] = {
     "train": (ALL,),
     "select": (ALL,),
     "compress": (ALL,),
-    "eval": ("ttt", "tilt"),
+    "eval": ("ttt", "tilt", "order"),
 }
 
 

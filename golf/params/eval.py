@@ -6,6 +6,7 @@ from typing import ClassVar
 from golf.params.base import Section
 
 TTT = ("none", "sgd", "lora")
+ORDERS = ("file", "length")
 LORA_TARGETS = ("query", "key", "value", "output", "up", "down", "head")
 
 
@@ -33,6 +34,7 @@ class Eval(Section):
     lora_chunk_tokens: int = 32  # tokens of a document scored before they are learnt from
     lora_chunk_growth: float = 0.03  # later chunks hold this share of what stands before them
     phase_tokens: int = 0  # tokens scored before all weights are trained on them, too; 0: never
+    order: str = "file"  # file; length: phases take the longest documents first, as no stream can be read: not legal
     tilt: bool = False  # towards what the stream said after the same words before
     budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
 
@@ -59,4 +61,8 @@ class Eval(Section):
         self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, half)
         self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.03)
         self.require(self.phase_tokens >= 0, "phase_tokens", "0 or more", 0)
+        self.require(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}", "file")
+        phased = self.ttt == "lora" and self.phase_tokens > 0 and not self.tilt
+        needed = "file without ttt: lora in phases and without tilt, where it changes nothing or has no meaning"
+        self.require(self.order == "file" or phased, "order", needed, "file")
         self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)

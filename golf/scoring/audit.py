@@ -50,6 +50,7 @@ def audit(
     byte_counts: Tensor | None = None,
     recount: Tensor | None = None,
     independent_documents: bool = False,
+    order: str = "file",
 ) -> AuditReport:
     """Run every check of :data:`CHECKS`: eight scoring passes at most and two distributions a position.
 
@@ -64,6 +65,7 @@ def audit(
         recount: (T-1,) the same, counted independently.
         independent_documents: the scorer claims that no document influences another; ``document-order`` then also
             changes the documents before one.
+        order: in which the scorer takes documents, by its own word; ``document-order`` fails for all but ``file``.
 
     Returns:
         one finding a check, in that order.
@@ -88,7 +90,7 @@ def audit(
         "future": checks.future(subject, probe),  # then this one: it scores other tokens where `target` looks
         "target": checks.target(subject, probe),
         "truncation": checks.truncation(subject, probe),
-        "document-order": checks.document_order(subject, probe, independent_documents),
+        "document-order": checks.document_order(subject, probe, independent_documents, order),
         "score-first": checks.score_first(subject),
         "once": checks.once(subject),
         "coverage": checks.coverage(subject),
@@ -147,6 +149,7 @@ def audit_evaluation(
         byte_counts=counts,
         recount=None if recount is None else recount(sample),
         independent_documents=config.ttt == "lora" and not config.phase_tokens and not config.tilt,
+        order=config.order,
     )
     described = {
         "start": start,

@@ -126,8 +126,11 @@ def truncation(subject: Subject, probe: Probes) -> Outcome:
     return _try(trials, subject.tolerance)
 
 
-def document_order(subject: Subject, probe: Probes, independent: bool) -> Outcome:
-    """Later documents in another order change no earlier score; where claimed, no document changes another's."""
+def document_order(subject: Subject, probe: Probes, independent: bool, order: str) -> Outcome:
+    """Later documents in another order change no earlier score; where claimed, no document changes another's.
+
+    An ``order`` that is not the file's fails by its name, whatever the sample shows.
+    """
     tokens, start, count = subject.tokens, probe.document, subject.tokens.numel()
 
     def reordered() -> float:
@@ -141,7 +144,10 @@ def document_order(subject: Subject, probe: Probes, independent: bool) -> Outcom
     trials: list[Trial] = [(f"scores before the document at {start}, later ones reordered", reordered)]
     if independent and int(tokens[start]) == subject.bos_id:
         trials.append((f"scores from the document at {start}, earlier ones replaced", isolated))
-    return _try(trials, subject.tolerance)
+    passed, evidence = _try(trials, subject.tolerance)
+    if order != "file":
+        return False, f"eval.order={order}, documents are not scored in the file's order; {evidence}"
+    return passed, evidence
 
 
 def score_first(subject: Subject) -> Outcome:
