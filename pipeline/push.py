@@ -8,7 +8,6 @@ finds a note finds its files.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from golf.runtime.errors import run_main
@@ -28,16 +27,13 @@ def push_runs() -> int:
 
 
 def main() -> None:
-    """Push; with ``--save`` everything that ``fairway save`` brings away, too."""
+    """Push; with ``--save`` everything that ``fairway save`` brings away."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.push", description="Push what the run-cache knows.")
-    parser.add_argument("--save", action="store_true", help="then do what fairway save does")
-    arguments = parser.parse_args()
-    try:
+    parser.add_argument("--save", action="store_true", help="do what fairway save does, which holds this and more")
+    if parser.parse_args().save:
+        save()
+    else:
         print(f"ok    runs         {push_runs()} new files in {Path.cwd()}", flush=True)
-    finally:
-        if arguments.save:
-            sys.stdout.flush()
-            save()
 
 
 if __name__ == "__main__":

@@ -102,13 +102,14 @@ class Memory:
 
 
 def push_cache(remote: Remote, memory: Memory) -> str:
-    """``dvc push``, then every object that dvc.lock names against its MD5, as the remote gives it back.
+    """``dvc push`` and the run-cache, then every object of dvc.lock against its MD5, as the remote gives it back.
 
     Raises:
         StageFailed: DVC could not push.
         FairwayError: an object is not there (DVC itself only warns of it), or is another one.
     """
-    _run("cache", [sys.executable, "-m", "dvc", "--wait-for-lock", "push", "--run-cache"])
+    _run("cache", [sys.executable, "-m", "dvc", "--wait-for-lock", "push"])
+    remote.push_runs()  # dvc push --run-cache would send notes of experiments without the files that they name
     wanted = remote.used_objects()
     there = remote.objects(wanted)
     missing = [oid for oid in wanted if oid not in there]
