@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pipeline.track
+from benchmarks.browser import chromium, missing
 from golf.runtime.errors import Exit, FairwayError
 from pipeline import serve
 from pipeline.untracked import FOLDER
@@ -107,33 +108,73 @@ def _answers(url: str) -> bool:
     return False
 
 
-@pytest.mark.slow
-def test_a_server_with_a_password(tmp_path: Path, here: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parent and children, curves, tags and artifacts, as in a file of one's own; the password is printed nowhere."""
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a server that asks for a password."""
     pytest.importorskip("flask_wtf", reason="MLflow's basic auth needs it: pip install 'mlflow[auth]'")
+    with server(tmp_path_factory.mktemp("server")) as uri:
+        yield uri
+
+
+@pytest.mark.slow
+def test_a_server_with_a_password(
+    tmp_path: Path, secured: str, here: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parent and children, curves, tags and artifacts, as in a file of one's own; the password is printed nowhere."""
     from mlflow.tracking import MlflowClient
 
     root = make_state(tmp_path / "root", [42])
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
-    with server(tmp_path) as uri:
-        tracked_at(root, uri, "[42]")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-horse")
-        with pytest.raises(FairwayError, match="results are safe") as refused:
-            here(root)
-        assert refused.value.code == Exit.RETRY
-        assert "wrong-horse" not in str(refused.value)
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-        said = here(root)
-        assert "track: 2 runs in 'test': no claim" in said
-        assert "track: nothing new in 'test'" in (again := here(root))
-        assert PASSWORD not in said + again
-        client = MlflowClient(uri)
-        found = client.search_runs([client.get_experiment_by_name("test").experiment_id])
-        parent = next(run for run in found if PARENT not in run.data.tags)
-        children = [run for run in found if run.data.tags.get(PARENT) == parent.info.run_id]
-        assert sorted(run.info.run_name for run in children) == ["seed 42"]
-        assert parent.data.metrics["aggregate.bpb_mean"] == 1.9
-        assert parent.data.tags["mlflow.note.content"] == "no claim"
-        assert len(client.get_metric_history(children[0].info.run_id, "curve.loss")) == 1501
-        artifacts = [file.path for file in client.list_artifacts(parent.info.run_id)]
-        assert sorted(artifacts) == ["aggregate.json", "bundle.json", "params.json", "submission.json"]
+    tracked_at(root, secured, "[42]")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-horse")
+    with pytest.raises(FairwayError, match="results are safe") as refused:
+        here(root)
+    assert refused.value.code == Exit.RETRY
+    assert "wrong-horse" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    said = here(root)
+    assert "track: 2 runs in 'test': no claim" in said
+    assert "track: nothing new in 'test'" in (again := here(root))
+    assert PASSWORD not in said + again
+    client = MlflowClient(secured)
+    found = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    parent = next(run for run in found if PARENT not in run.data.tags)
+    children = [run for run in found if run.data.tags.get(PARENT) == parent.info.run_id]
+    assert sorted(run.info.run_name for run in children) == ["seed 42"]
+    assert parent.data.metrics["aggregate.bpb_mean"] == 1.9
+    assert parent.data.tags["mlflow.note.content"] == "no claim"
+    assert len(client.get_metric_history(children[0].info.run_id, "curve.loss")) == 1501
+    artifacts = [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert sorted(artifacts) == ["aggregate.json", "bundle.json", "params.json", "submission.json"]
+
+
+@pytest.mark.slow
+def test_runs_are_compared_in_the_browser(
+    tmp_path: Path, secured: str, here: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own page shows what differs between two experiments, and asks nobody else for anything."""
+    if why := missing():
+        pytest.skip(why)
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    for bits, bpb in ((6, 1.9), (5, 1.95)):
+        root = make_state(tmp_path / str(bits), [42], bpb=bpb)
+        write(root / "build/submission/params.json", {"quant": {"bits": bits}, "train": {"steps": 80}})
+        write(root / "params.yaml", f"seeds: [42]\ntracking: {{uri: '{secured}', experiment: compared, notify: ''}}\n")
+        here(root)
+    client = MlflowClient(secured)
+    number = client.get_experiment_by_name("compared").experiment_id
+    parents = [run.info.run_id for run in client.search_runs([number]) if PARENT not in run.data.tags]
+    assert len(parents) == 2
+    asked: list[str] = []
+    with chromium() as browser:
+        page = browser.new_context(http_credentials={"username": USER, "password": PASSWORD}).new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{secured}/#/compare-runs?runs={json.dumps(parents)}&experiments={json.dumps([number])}")
+        row = page.get_by_role("row").filter(has=page.get_by_text("quant.bits", exact=True))
+        row.first.wait_for(timeout=60_000)
+        assert sorted(row.first.inner_text().split()) == ["5", "6", "quant.bits"]
+        assert page.get_by_text("1.95", exact=True).count()
+    assert all(url.startswith((secured, "data:", "blob:")) for url in asked)
