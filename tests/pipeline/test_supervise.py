@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -80,6 +81,18 @@ def test_a_missing_command_says_so() -> None:
     lines: list[str] = []
     assert run(["no-such-command"], "x", on_line=lines.append) == 127
     assert lines == ["supervise: no-such-command: No such file or directory"]
+
+
+def test_descriptors_have_numbers_above_a_thousand() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"no more than {hard} descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1030):
+            opened.enter_context(open(os.devnull))
+        assert run([sys.executable, "-c", "raise SystemExit(65)"], "x") == 65
 
 
 def test_output_comes_line_by_line() -> None:
