@@ -60,7 +60,7 @@ class Watcher:
                 self.end(signal.SIGTERM)  # the command is over and left something running
             if self.signal is not None:
                 self._tell(left)
-            ready, _, _ = select.select([woken] if self.signal else [woken, self.parent], [], [], self._pause())
+            ready = _ready([woken] if self.signal else [woken, self.parent], self._pause())
             if woken in ready:
                 os.read(woken, 4096)
             if self.parent in ready:  # closed: the supervisor is gone
@@ -136,6 +136,14 @@ def descendants() -> dict[int, int]:
 def _end_with_parent() -> None:
     """Should even the watcher be killed, the command at least does not outlive it."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _ready(descriptors: Sequence[int], seconds: float) -> list[int]:
+    """Those that can be read, or are closed; by poll, as select takes no descriptor above 1023."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in waiting.poll(1000 * seconds)]
 
 
 def prctl(option: int, value: int) -> None:

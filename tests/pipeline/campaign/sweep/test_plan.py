@@ -1,5 +1,6 @@
 """Planning and the loop with a fake runner: order, limits, kills at every byte."""
 
+import contextlib
 import errno
 import json
 import os
@@ -39,7 +40,8 @@ def go(path: Path, made: Plan, runner: Runner, **more: Any) -> Stop:
 
 
 def state(path: Path) -> Any:
-    return Journal(path, Clock()).state
+    with contextlib.closing(Journal(path, Clock())) as journal:
+        return journal.state
 
 
 def test_a_grid_runs_each_candidate_once_in_order(tmp_path: Path) -> None:
@@ -183,7 +185,15 @@ def test_a_full_disk_names_the_journal_and_the_half_record_is_left_out(
         with pytest.raises(OSError, match=r"No space left on device: .*a\.jsonl"):
             journal.append("beat")
     journal.close()
-    assert [record["event"] for record in Journal(tmp_path / "a.jsonl").records] == ["session"]
+    assert [record["event"] for record in read(tmp_path / "a.jsonl")] == ["session"]
+
+
+def test_waiting_for_a_device_spends_no_budget(tmp_path: Path) -> None:
+    runner = Runner(Clock(), score, seconds=1000.0)
+    with contextlib.closing(Journal(tmp_path / "j", runner.clock)) as journal:
+        runner.clock.sleep(7 * 86400)
+        assert drive(plan(sweep(2, hours=1)), journal, runner, slots=1, clock=runner.clock).complete
+        assert journal.state.seconds == pytest.approx(2000, abs=2)
 
 
 def test_an_hour_is_an_hour_whatever_the_wall_clock_says(tmp_path: Path) -> None:
