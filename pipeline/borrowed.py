@@ -26,15 +26,16 @@ class Borrowed:
         root, note = Path.cwd(), FOLDER / NOTE
         try:
             left = read_json(note)
-            found = put_back(root, FOLDER, left["state"], left["branch"], [left["overrides"]])
-        except (OSError, ValueError, KeyError):  # none, or not whole: then DVC had not begun
-            found = []
-        for line in found:
-            self.tell(line)
+            before = left["state"], left["branch"], [left["overrides"]]
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            self.tell(f"{note}: damaged ({error}): what a killed run left is not put back. Try: git status")
+        else:
+            for line in put_back(root, FOLDER, *before):
+                self.tell(line)
         keep(root, FOLDER)
-        write_json(
-            note, {"state": workspace_state(root), "branch": branch(root), "overrides": self.overrides}
-        )  # fmt: skip
+        write_json(note, {"state": workspace_state(root), "branch": branch(root), "overrides": self.overrides})
         self.begun = True
 
     def end(self) -> None:

@@ -25,7 +25,12 @@ def deploy(env: dict[str, str] | None = None) -> None:
         FairwayError: Prefect refused; its last lines are shown.
     """
     for pool, limit in ((GPU, 1), (CPU, available_cores())):
-        prefect(env, "work-pool", "create", pool, "--type", "process", "--overwrite")
+        try:
+            prefect(env, "work-pool", "create", pool, "--type", "process")
+        except FairwayError as error:
+            if "already exists" not in " ".join(str(error).split()):
+                raise
+            continue  # as it is: with --overwrite a paused one would go on, and a changed template be lost
         prefect(env, "work-pool", "set-concurrency-limit", pool, str(limit))
     prefect(env, "--no-prompt", "deploy", "--all")
 

@@ -41,9 +41,8 @@ class Remote:
 
         What this machine's cache does not have is somebody else's, whose notes alone were fetched.
         """
-        cache, entries = self._repo.stage_cache, []
-        for path in sorted(Path(cache.cache_dir).glob("*/*/*")):
-            entries.append((path.parent.name, path.name))
+        cache = self._repo.stage_cache
+        entries = [(path.parent.name, path.name) for path in sorted(Path(cache.cache_dir).glob("*/*/*"))]
         count = 0
         with refusals(self):
             for odb, objects in cache.get_used_objs(entries).items():

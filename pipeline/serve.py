@@ -25,8 +25,9 @@ from typing import Any
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
+from golf.runtime.place import top_folder
 from pipeline.deploy import POOLS, deploy, last_lines
-from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store
 from pipeline.supervise import started, with_this_python
 from pipeline.track import experiment_id
 
