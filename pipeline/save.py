@@ -31,7 +31,7 @@ from golf.runtime.files import PARTIAL, read_json, write_json
 from golf.runtime.place import top_folder
 from pipeline.flows import StageFailed, failure
 from pipeline.mlflow_store import absolute_uri, database_file
-from pipeline.remote import Remote, open_remote
+from pipeline.remote import Remote, open_remote, shown
 from pipeline.supervise import locked
 
 STATE = ("params.yaml", "dvc.yaml", "dvc.lock")
@@ -132,7 +132,7 @@ def push_cache(remote: Remote, memory: Memory) -> str:
                 code=Exit.DATA,
             )
         memory.seen.add(oid)
-    return f"{len(wanted)} files on {remote.address}, {len(unread)} of them read back now"
+    return f"{len(wanted)} files on {shown(remote.address)}, {len(unread)} of them read back now"
 
 
 def push_experiments() -> str:
@@ -318,5 +318,6 @@ def _run(what: str, command: Iterable[str]) -> str:
         if why := next((found[1] for line in lines if (found := REFUSED.match(line))), ""):
             said = f"{said}: {why}"
         disk = any(os.strerror(number) in done.stderr for number in FULL)
+        said = shown(said)  # Git names its remote by the whole address
         raise StageFailed(f"{what}: {said}; what is on this machine is untouched", Exit.IO if disk else Exit.RETRY)
     return done.stdout
