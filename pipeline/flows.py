@@ -158,7 +158,7 @@ def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
 
 def reproduce(group: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> None:
     """Bring a group of stages, and what it needs, up to date in the workspace."""
-    compute(["repro", *group], group, log, warn=warn, patience=patience)
+    compute(["repro", *group], group, log, warn=warn, patience=patience, before=Borrowed([], log).restore)
 
 
 def experiment(overrides: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> str:
