@@ -1,7 +1,8 @@
 """Register the work pools and the deployments of prefect.yaml: ``python -m pipeline.deploy``.
 
-With the server that ``PREFECT_API_URL`` or Prefect's own profile names; given twice it changes nothing. Two pools: one
-run at a time on the machine's GPUs, and as many beside it as there are cores for what needs none.
+With the server that ``PREFECT_API_URL`` or Prefect's own profile names. Two pools: one run at a time on the machine's
+GPUs, and as many beside it as there are cores for what needs none. Given again it leaves the pools as they are, and
+makes the deployments, schedules too, what the file says.
 """
 
 from __future__ import annotations
