@@ -16,25 +16,35 @@ NOTE = "begun.json"
 
 
 class Borrowed:
-    """The workspace while an experiment runs; a note on the disk tells whether one was cut off."""
+    """The workspace while an experiment runs; a note on the disk tells whether one was cut off.
+
+    The checkout's lock must be held, by who asks for anything here.
+    """
 
     def __init__(self, overrides: Sequence[str], tell: Callable[[str], None]) -> None:
         self.overrides, self.tell, self.begun = list(overrides), tell, False
 
-    def begin(self) -> None:
-        """Put back what a killed one left, and write down what is here now. The checkout's lock must be held."""
+    def restore(self) -> None:
+        """Put back what a killed experiment left, for whatever runs next in the workspace."""
         root, note = Path.cwd(), FOLDER / NOTE
         try:
             left = read_json(note)
-            found = put_back(root, FOLDER, left["state"], left["branch"], [left["overrides"]])
-        except (OSError, ValueError, KeyError):  # none, or not whole: then DVC had not begun
-            found = []
-        for line in found:
-            self.tell(line)
+            before = left["state"], left["branch"], [left["overrides"]]
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            self.tell(f"{note}: damaged ({error}): what a killed run left is not put back. Try: git status")
+        else:
+            for line in put_back(root, FOLDER, *before):
+                self.tell(line)
+            note.unlink()
+
+    def begin(self) -> None:
+        """Restore, and write down what is here now."""
+        self.restore()
+        root = Path.cwd()
         keep(root, FOLDER)
-        write_json(
-            note, {"state": workspace_state(root), "branch": branch(root), "overrides": self.overrides}
-        )  # fmt: skip
+        write_json(FOLDER / NOTE, {"state": workspace_state(root), "branch": branch(root), "overrides": self.overrides})
         self.begun = True
 
     def end(self) -> None:

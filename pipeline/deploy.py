@@ -1,7 +1,8 @@
 """Register the work pools and the deployments of prefect.yaml: ``python -m pipeline.deploy``.
 
-With the server that ``PREFECT_API_URL`` or Prefect's own profile names; given twice it changes nothing. Two pools: one
-run at a time on the machine's GPUs, and as many beside it as there are cores for what needs none.
+With the server that ``PREFECT_API_URL`` or Prefect's own profile names. Two pools: one run at a time on the machine's
+GPUs, and as many beside it as there are cores for what needs none. Given again it leaves the pools as they are, and
+makes the deployments, schedules too, what the file says.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ def deploy(env: dict[str, str] | None = None) -> None:
         FairwayError: Prefect refused; its last lines are shown.
     """
     for pool, limit in ((GPU, 1), (CPU, available_cores())):
-        prefect(env, "work-pool", "create", pool, "--type", "process", "--overwrite")
+        try:
+            prefect(env, "work-pool", "create", pool, "--type", "process")
+        except FairwayError as error:
+            if "already exists" not in " ".join(str(error).split()):
+                raise
+            continue  # as it is: with --overwrite a paused one would go on, and a changed template be lost
         prefect(env, "work-pool", "set-concurrency-limit", pool, str(limit))
     prefect(env, "--no-prompt", "deploy", "--all")
 

@@ -29,11 +29,13 @@ from golf.params.tokenizer import Tokenizer
 from golf.runtime.errors import ConfigError, Exit, FairwayError, MissingInput
 from pipeline import gpus, supervise
 from pipeline.borrowed import Borrowed
-from pipeline.keeper import Keeper, Tell, command
+from pipeline.keeper import Keeper, Tell
+from pipeline.keeper import command as saved_by
 from pipeline.sampler import Sampler
 from pipeline.share import claimed, overridden, remote_address, stage_keys
 from pipeline.supervise import locked, patiently, run
 
+FLOWS = ("nightly", "weekly_record", "sweep", "on_demand")
 LOCK = "graph"
 GROUPS = (
     ("fetch", "verify", "tokenize", "bundle"),
@@ -56,7 +58,6 @@ STATES = {  # the exit codes of golf.runtime.errors as names of a failed run's s
 }
 _STAGE_FAILED = re.compile(r"^ERROR: .*failed to reproduce '(?P<stage>[^']+)': .*exited with (?P<code>-?\d+)")
 _RUN_ENDED = re.compile(r"(?P<run>[\w-]+): [\d.]+ bpb, ")
-FLOWS = ("nightly", "weekly_record", "sweep", "on_demand")
 _NO_INPUT = re.compile(r"^ERROR: failed to reproduce '(?P<stage>[^']+)': \[Errno 2\] [^:]*: '(?P<path>[^']+)'")
 
 
@@ -116,11 +117,14 @@ def compute(
         claims = stack.enter_context(claimed(remote, mine, f"{root}: {what}", log, patience))
         hardware = from_dict(Hardware, overridden(read_document(PARAMS_FILE), overrides)["hardware"], str(PARAMS_FILE))
         devices = gpus.needed(hardware) if set(stages) & GPU_STAGES else []
+        paid = hardware.dollars_per_hour > 0
+        if paid and not remote:
+            (warn or log)("NOT SAVED: a paid run, and no DVC remote to save it to: dvc remote add -d NAME URL")
+        saves = saved_by(remote, paid=paid)
+        # entered before the devices, so that the last save keeps nobody from them
+        keeper = stack.enter_context(Keeper(saves, log, warn or log, claims.release))
         locks = stack.enter_context(gpus.held(devices, what, log, patience))
         stack.enter_context(Sampler(root))
-        keeper = stack.enter_context(Keeper(command(remote), log, warn or log, claims.release))
-        if hardware.dollars_per_hour and not remote:
-            (warn or log)("NOT SAVED: a paid run, and no DVC remote to save it to: dvc remote add -d NAME URL")
 
         def heard(line: str) -> None:
             keeper.heard(line)
@@ -154,7 +158,7 @@ def failure(lines: Sequence[str], code: int) -> tuple[str, int]:
 
 def reproduce(group: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> None:
     """Bring a group of stages, and what it needs, up to date in the workspace."""
-    compute(["repro", *group], group, log, warn=warn, patience=patience)
+    compute(["repro", *group], group, log, warn=warn, patience=patience, before=Borrowed([], log).restore)
 
 
 def experiment(overrides: Sequence[str], log: Tell, warn: Tell | None = None, patience: float = 0.0) -> str:
@@ -256,7 +260,8 @@ def swept(words: Sequence[str], log: Tell, warn: Tell, patience: float = 0.0) ->
 
     patiently(free, log, patience)
     lines = [""]
-    with Keeper(command(remote_address(Path.cwd())), log, warn) as keeper:
+    saves = saved_by(remote_address(Path.cwd()), paid=load(Hardware).dollars_per_hour > 0)
+    with Keeper(saves, log, warn) as keeper:
 
         def heard(line: str) -> None:
             if found := _RUN_ENDED.match(line):

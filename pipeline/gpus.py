@@ -16,10 +16,11 @@ from pathlib import Path
 
 from golf.params.hardware import Hardware
 from golf.runtime.device import uses_gpu
-from golf.runtime.errors import FairwayError
-from pipeline.supervise import locked, patiently
+from golf.runtime.errors import Exit, FairwayError
+from pipeline.supervise import locked, patiently, shared_folder
 
 PATIENCE = 7 * 86400.0  # seconds that a run waits for a device; who gives up would only be started again
+LISTED = 300.0  # seconds that torch has to list them: a driver that hangs never does
 NODE = Path("/tmp/fairway-gpus")  # one place for all users and checkouts of the machine
 _LIST = """
 import torch
@@ -32,12 +33,21 @@ def visible() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes whatever it holds now.
 
     Asked for in a process of its own: the question takes memory on every device as long as who asked lives.
+
+    Raises:
+        FairwayError: torch can't list them, or does not answer.
     """
-    done = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FairwayError(
-            f"GPUs: torch can't list them: {done.stderr.strip().splitlines()[-1:]}", hint="fairway doctor"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _LIST], capture_output=True, text=True, check=False, timeout=LISTED
         )
+    except subprocess.TimeoutExpired:
+        raise FairwayError(
+            f"GPUs: no answer in {LISTED:.0f} s, needed a list from torch", hint="nvidia-smi", code=Exit.RETRY
+        ) from None
+    if done.returncode:
+        said = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise FairwayError(f"GPUs: torch can't list them: {said}", hint="fairway doctor")
     return done.stdout.split()
 
 
@@ -60,15 +70,19 @@ def held(
     Raises:
         BusyError: one is still held by another run, which the message names.
     """
-    folder = NODE if folder is None else folder
-    if devices and not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(PermissionError):  # another user made it just now
-            folder.chmod(0o1777)
-    holder = f"{getpass.getuser()} in {os.getcwd()}: {what}"
+    if not devices:
+        yield []
+        return
+    place, holder = shared_folder(NODE if folder is None else folder), f"{_user()} in {os.getcwd()}: {what}"
     with contextlib.ExitStack() as stack:
 
         def hold(device: str) -> int:
-            return patiently(lambda: stack.enter_context(locked(device, folder, holder, 0o666)), tell, patience)
+            return patiently(lambda: stack.enter_context(locked(device, place, holder, 0o666)), tell, patience)
 
         yield [hold(device) for device in sorted(devices)]
+
+
+def _user() -> str:
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        return getpass.getuser()
+    return f"user {os.getuid()}"

@@ -20,6 +20,7 @@ from golf.runtime.report import read_report
 
 SEED_STAGES = ("train", "select", "quantize", "compress", "gate", "evaluate", "audit")
 WHOLE_STAGES = ("aggregate", "verify", "tokenize", "bundle")  # MLflow plots the first number that it gets
+PAPERS = ("submission.json", "README.md", "params.json")  # of the submission, that MLflow is given
 SPEED = ("ms_per_step", "tokens_per_second", "peak_memory_bytes")  # of training, by which machines are compared
 
 
@@ -88,7 +89,7 @@ def read_state(root: Path, seeds: list[int]) -> GraphState:
     metrics: dict[str, float] = {}
     for path in whole:
         metrics |= dict(numbers(read_report(path, path.stem), path.stem))
-    papers = [path for name in ("submission.json", "README.md", "params.json") if (path := folder / name).is_file()]
+    papers = [path for name in PAPERS if (path := folder / name).is_file()]
     counted = [folder / "params.json", *whole, *(path for seed in found for path in seed.files)]
     return GraphState(
         key=_key(root, counted),

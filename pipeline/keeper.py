@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from golf.params.base import load
-from golf.params.hardware import Hardware
 from golf.runtime.errors import Exit, FairwayError
 from pipeline.supervise import BusyError, started
 
 PUSH = (sys.executable, "-m", "pipeline.push")
-SAVE = (*PUSH, "--save")
+SAVE = (sys.executable, "-m", "pipeline.cli", "save")
 LOCK = "keeper"
 PATIENCE = 120.0  # seconds that the last save waits for another one here
 GRACE = 5.0  # seconds that a save has to end when the run is cancelled
@@ -32,11 +30,11 @@ _RESTORED = re.compile(r"Stage '([^']+)' is cached")
 _WRITTEN = re.compile(r"(?:Updating|Generating) lock file")
 
 
-def command(remote: str) -> Sequence[str]:
+def command(remote: str, *, paid: bool) -> Sequence[str]:
     """What brings results to the remote; nothing without one."""
     if not remote:
         return ()
-    return SAVE if load(Hardware).dollars_per_hour else PUSH
+    return SAVE if paid else PUSH
 
 
 class Keeper:
@@ -99,9 +97,10 @@ class Keeper:
                 return
 
     def _save(self, stages: list[str], patience: float) -> bool:
-        begin, why = time.monotonic(), ""
-        lines: list[str] = []
+        begin = time.monotonic()
         while True:
+            lines: list[str] = []
+            why = ""
             try:
                 with started(self.command, LOCK, grace=GRACE, output=subprocess.PIPE) as self._watcher:
                     if self._cancelled:  # between the question and the start

@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from golf.runtime.errors import ConfigError, Exit, FairwayError
-from golf.runtime.place import top_folder as top_folder  # noqa: PLC0414  (track and the verbs look for it here)
 
 SQLITE = "sqlite:///"
 LATER = "The results are safe in reports/ and build/submission; to log them later"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from golf.runtime.errors import ConfigError, FairwayError, run_main
+from pipeline.lines import append_line
 
 LOG = Path("logs/notify.log")
 TRIES = (0.0, 5.0, 30.0)  # seconds before each
@@ -57,7 +57,8 @@ def deliver(where: str, content: dict[str, Any], tries: tuple[float, ...] = TRIE
     """
     address = _address(where)
     if not address.startswith(("http://", "https://")):
-        _append(Path(address), content)
+        kept = {key: value for key, value in content.items() if key not in ("text", "content")}
+        append_line(Path(address), json.dumps(kept))
         return f"{address}: written"
     host, why = _host(address), ""
     for pause in tries:
@@ -67,7 +68,9 @@ def deliver(where: str, content: dict[str, Any], tries: tuple[float, ...] = TRIE
             return f"webhook of {host}: told"
         if final:
             break
-    raise FairwayError(f"webhook of {host}: {why}; not told: {content['text'][:200]}", hint="tracking.notify")
+    raise FairwayError(
+        f"webhook of {host}: {why}; not told: {content['text'][:200]}", hint="correct tracking.notify in params.yaml"
+    )
 
 
 def _address(where: str) -> str:
@@ -102,17 +105,6 @@ def _post(address: str, content: dict[str, Any]) -> tuple[str, bool]:
         return type(reason).__name__, isinstance(error, (ValueError, http.client.InvalidURL))
 
 
-def _append(path: Path, content: dict[str, Any]) -> None:
-    """One line in one write, so that two runs' lines never mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        line = {key: value for key, value in content.items() if key not in ("text", "content")}
-        os.write(descriptor, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
 def main() -> None:
     """Deliver what stdin holds, and write to the log what came of it."""
     job = json.load(sys.stdin)
@@ -120,12 +112,7 @@ def main() -> None:
         said = deliver(job["where"], job["content"])
     except (FairwayError, OSError) as error:
         said = f"FAILED: {error}"
-    LOG.parent.mkdir(exist_ok=True)
-    descriptor = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}\n".encode())
-    finally:
-        os.close(descriptor)
+    append_line(LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}")
 
 
 if __name__ == "__main__":

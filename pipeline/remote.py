@@ -21,6 +21,7 @@ from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
 FOLDER = "fairway"
 CHUNK = 2**22  # bytes read at once
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+SECRET = re.compile(r"(?<=://)[^/@\s]+@")  # user and password in an address
 NO_REMOTE = "dvc remote add -d store s3://BUCKET/PATH, or any folder on another disk"
 
 
@@ -41,9 +42,8 @@ class Remote:
 
         What this machine's cache does not have is somebody else's, whose notes alone were fetched.
         """
-        cache, entries = self._repo.stage_cache, []
-        for path in sorted(Path(cache.cache_dir).glob("*/*/*")):
-            entries.append((path.parent.name, path.name))
+        cache = self._repo.stage_cache
+        entries = [(path.parent.name, path.name) for path in sorted(Path(cache.cache_dir).glob("*/*/*"))]
         count = 0
         with refusals(self):
             for odb, objects in cache.get_used_objs(entries).items():
@@ -112,6 +112,11 @@ class Remote:
         return found.hexdigest()
 
 
+def shown(text: str) -> str:
+    """The text without users and passwords of the addresses in it."""
+    return SECRET.sub("***@", text)
+
+
 @contextmanager
 def refusals(remote: Remote) -> Iterator[None]:
     """Any error of the remote's connection as one line; exit code 74 where it is a disk's."""
@@ -120,10 +125,10 @@ def refusals(remote: Remote) -> Iterator[None]:
     except (FairwayError, KeyboardInterrupt):
         raise
     except Exception as error:  # each kind of storage raises its own
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        text = f"{type(error).__name__}: {shown(' '.join(str(error).split()))[:300]}"
         code = Exit.IO if isinstance(error, OSError) and error.errno in DISK else Exit.RETRY
         raise FairwayError(
-            f"remote {remote.name!r} ({remote.address}) refuses: {text}; what is on this machine is untouched",
+            f"remote {remote.name!r} ({shown(remote.address)}) refuses: {text}; what is on this machine is untouched",
             hint="dvc remote list, and its credentials or free space",
             code=code,
         ) from None
@@ -172,7 +177,8 @@ def round_trip(remote: Remote, scratch: Path) -> None:
     finally:
         remote.remove(key)
     if found != hashlib.sha256(content).hexdigest():
-        raise FairwayError(f"remote {remote.name!r} ({remote.address}) gave back something else than it was given")
+        where = f"remote {remote.name!r} ({shown(remote.address)})"
+        raise FairwayError(f"{where} gave back something else than it was given", hint="fairway doctor again")
 
 
 def main() -> None:
@@ -181,7 +187,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="fairway-remote-") as folder, open_remote() as remote:
         round_trip(remote, Path(folder) / "file")
-        print(f"{remote.name}: {remote.address}")
+        print(f"{remote.name}: {shown(remote.address)}")
 
 
 if __name__ == "__main__":

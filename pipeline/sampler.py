@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from golf.runtime.place import top_folder
+from pipeline.lines import append_line
 from pipeline.load import FOLDER
 from pipeline.supervise import BusyError, locked
 
@@ -58,12 +59,7 @@ class Sampler:
             line = {**now, **{key: now[key] - before[key] for key in now if key.startswith("network")}}
             before = now
             with suppress(OSError):
-                path = self.folder / f"{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
-                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-                try:
-                    os.write(descriptor, (json.dumps(line) + "\n").encode())
-                finally:
-                    os.close(descriptor)
+                append_line(self.folder / f"{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl", json.dumps(line))
 
 
 def sample() -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 DVC's cache and run-cache go to the default DVC remote; experiments to a Git remote; reports, logs, curves, the state of
 the graph and MLflow's files to ``fairway/`` beside DVC's objects, each under its SHA-256 and never replaced, with one
-list a save (``fairway/saves/TIME.json``: path to SHA-256). What was read back once is remembered, and only looked for
-the next time. A part that fails does not keep the others from being saved.
+list a save (``fairway/saves/TIME-HASH.json``: path to SHA-256). What was read back once is remembered, and only looked
+for the next time. A part that fails does not keep the others from being saved.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import ConfigError, Exit, FairwayError
 from golf.runtime.files import PARTIAL, read_json, write_json
+from golf.runtime.place import top_folder
 from pipeline.flows import StageFailed, failure
-from pipeline.mlflow_store import absolute_uri, database_file, top_folder
-from pipeline.remote import Remote, open_remote
+from pipeline.mlflow_store import absolute_uri, database_file
+from pipeline.remote import Remote, open_remote, shown
 from pipeline.supervise import locked
 
 STATE = ("params.yaml", "dvc.yaml", "dvc.lock")
@@ -131,11 +132,11 @@ def push_cache(remote: Remote, memory: Memory) -> str:
                 code=Exit.DATA,
             )
         memory.seen.add(oid)
-    return f"{len(wanted)} files on {remote.address}, {len(unread)} of them read back now"
+    return f"{len(wanted)} files on {shown(remote.address)}, {len(unread)} of them read back now"
 
 
 def push_experiments() -> str:
-    """``dvc exp push`` of all, to ``origin`` or the only other Git remote; its references against ours.
+    """``dvc exp push`` of all, to ``origin`` or else the first Git remote; its references against ours.
 
     Raises:
         StageFailed: Git or DVC could not push.
@@ -317,5 +318,6 @@ def _run(what: str, command: Iterable[str]) -> str:
         if why := next((found[1] for line in lines if (found := REFUSED.match(line))), ""):
             said = f"{said}: {why}"
         disk = any(os.strerror(number) in done.stderr for number in FULL)
+        said = shown(said)  # Git names its remote by the whole address
         raise StageFailed(f"{what}: {said}; what is on this machine is untouched", Exit.IO if disk else Exit.RETRY)
     return done.stdout

@@ -27,9 +27,7 @@ def build() -> dict[str, Any]:
         "on_crashed": [told, resumed],
     }
     run = _tasks()
-    return {
-        name: flow(name=name.replace("_", "-"), **hooks)(function) for name, function in _flows(run).items()
-    }  # fmt: skip
+    return {name: flow(name=name.replace("_", "-"), **hooks)(function) for name, function in _flows(run).items()}
 
 
 def told(flow: Any, flow_run: Any, state: Any) -> None:

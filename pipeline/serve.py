@@ -25,8 +25,10 @@ from typing import Any
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import ConfigError, Exit, FairwayError, run_main
+from golf.runtime.place import top_folder
 from pipeline.deploy import POOLS, deploy, last_lines
-from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store
+from pipeline.remote import shown
 from pipeline.supervise import started, with_this_python
 from pipeline.track import experiment_id
 
@@ -78,20 +80,22 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
         if database_file(uri):
             with open_store(uri) as client:  # made here, once: MLflow's own processes would race to make it
                 runs = f"/#/experiments/{experiment_id(client, tracking.experiment, uri)}/runs"
-        page = start("mlflow", "mlflow", *_mlflow(uri, mlflow_port))
+        away = uri.startswith(("http://", "https://"))  # MLflow's own server, which has a page
+        page = None if away else start("mlflow", "mlflow", *_mlflow(uri, mlflow_port))
         _ready("prefect-server", server, f"http://{HOST}:{prefect_port}/api/health")
         deploy(env)
         for name in end_orphans(f"{env['PREFECT_API_URL']}/flow_runs"):
             print(f"serve: run {name} was cut off with an earlier worker: marked as crashed. "
                   f"It goes on with: prefect flow-run retry {name}", flush=True)  # fmt: skip
-        workers = {
-            name: start(name, "prefect", "worker", "start", "--pool", pool, "--name", f"local-{pool}")
-            for pool in POOLS
-            for name in [f"prefect-worker-{pool.rpartition('-')[2]}"]
-        }
-        _ready("mlflow", page, f"http://{HOST}:{mlflow_port}/health")
-        print(instructions(prefect_port, mlflow_port, runs), flush=True)
-        _wait({"prefect-server": server, "mlflow": page, **workers})
+        watched = {"prefect-server": server}
+        for pool in POOLS:
+            name = f"prefect-worker-{pool.rpartition('-')[2]}"
+            watched[name] = start(name, "prefect", "worker", "start", "--pool", pool, "--name", f"local-{pool}")
+        if page:
+            watched["mlflow"] = page
+            _ready("mlflow", page, f"http://{HOST}:{mlflow_port}/health")
+        print(instructions(prefect_port, shown(uri) if away else f"http://{HOST}:{mlflow_port}{runs}"), flush=True)
+        _wait(watched)
 
 
 def end_orphans(flow_runs: str) -> list[str]:
@@ -119,12 +123,12 @@ def _direct() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def instructions(prefect_port: int, mlflow_port: int, runs: str = "") -> str:
-    """Where the pages are and how a run is started; ``runs`` is the page of the experiment's runs."""
+def instructions(prefect_port: int, mlflow: str) -> str:
+    """Where the pages are and how a run is started; ``mlflow`` is the address of its page."""
     api = f"http://{HOST}:{prefect_port}/api"
     return f"""
 Prefect  http://{HOST}:{prefect_port}
-MLflow   http://{HOST}:{mlflow_port}{runs}
+MLflow   {mlflow}
 
 Run now:      PREFECT_API_URL={api} prefect deployment run nightly/nightly
 With a knob:  PREFECT_API_URL={api} prefect deployment run on-demand/on-demand -p overrides='["quant.bits=5"]'

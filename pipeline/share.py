@@ -19,7 +19,7 @@ from typing import Any
 
 from golf.params.base import PARAMS_FILE, parse_yaml, read_document
 from pipeline.campaign.sweep.sharing import read_graph
-from pipeline.supervise import locked, patiently
+from pipeline.supervise import locked, patiently, shared_folder
 
 NODE = Path("/tmp/fairway-stages")  # one place for all users and checkouts of the machine
 CODE = (".py", ".txt", ".json", ".yaml")  # of dependencies: what is compared by content. Data is named by parameters
@@ -88,7 +88,8 @@ def claimed(
     folder = (NODE if folder is None else folder) / hashlib.sha256(remote.encode()).hexdigest()[:16]
     locks: dict[str, contextlib.ExitStack] = {}
     if remote:
-        _open_to_all(folder)
+        shared_folder(folder.parent)
+        shared_folder(folder)
     with contextlib.ExitStack() as rest:
 
         def hold(stage: str) -> contextlib.ExitStack:
@@ -100,14 +101,6 @@ def claimed(
         for stage in sorted(keys) if remote else ():
             locks[stage] = hold(stage)
         yield Claims(locks)
-
-
-def _open_to_all(folder: Path) -> None:
-    for place in (folder.parent, folder):
-        if not place.is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(PermissionError):  # another user made it just now
-                place.chmod(0o1777)
 
 
 def overridden(params: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

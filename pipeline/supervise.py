@@ -60,11 +60,7 @@ def locked(name: str, folder: Path = LOCKS, what: str = "", mode: int = 0o644) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    try:  # one that is there is opened as it is: in a folder of all users Linux lets nobody "create" another's file
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
-        os.fchmod(descriptor, mode)
+    descriptor = _opened(path, mode)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,6 +77,26 @@ def locked(name: str, folder: Path = LOCKS, what: str = "", mode: int = 0o644) -
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path, mode: int) -> int:
+    """The lock's file; in a folder of all users Linux lets nobody "create" another's, so it is opened or new."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+            os.fchmod(descriptor, mode)  # whatever the umask
+            return descriptor
+
+
+def shared_folder(folder: Path) -> Path:
+    """The folder, made if need be so that every user of the machine may lock in it."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # another user made it just now
+            folder.chmod(0o1777)
+    return folder
 
 
 def patiently(attempt: Callable[[], T], tell: Callable[[str], None], patience: float) -> T:

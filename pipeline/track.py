@@ -23,9 +23,10 @@ from golf.params.base import load, load_seeds
 from golf.params.tracking import Tracking
 from golf.runtime.errors import Exit, FairwayError, run_main
 from golf.runtime.files import write_json
+from golf.runtime.place import top_folder
 from pipeline.graph_state import GraphState, SeedState, lock_hashes, read_state
 from pipeline.load import during
-from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store
 from pipeline.untracked import keep, kept
 
 KEY, COMPLETE, PARENT = "fairway.key", "fairway.complete", "mlflow.parentRunId"

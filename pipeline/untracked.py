@@ -13,11 +13,10 @@ from pathlib import Path
 
 from golf.runtime.errors import FairwayError
 from golf.runtime.files import read_json, whole_directory, write_json
-from pipeline.graph_state import GraphState, read_state
+from pipeline.graph_state import PAPERS, GraphState, read_state
 
 FOLDER = Path("logs/untracked")
 TAGS = "tags.json"
-PAPERS = ("submission.json", "README.md", "params.json")
 
 
 def keep(root: Path, top: Path, state: GraphState, tags: Mapping[str, str]) -> Path:

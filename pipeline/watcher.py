@@ -60,7 +60,7 @@ class Watcher:
                 self.end(signal.SIGTERM)  # the command is over and left something running
             if self.signal is not None:
                 self._tell(left)
-            ready = self._wait([woken] if self.signal else [woken, self.parent])
+            ready = _ready([woken] if self.signal else [woken, self.parent], self._pause())
             if woken in ready:
                 os.read(woken, 4096)
             if self.parent in ready:  # closed: the supervisor is gone
@@ -81,12 +81,8 @@ class Watcher:
             signal.signal(number, lambda number, _frame: self.end(number))
         return woken
 
-    def _wait(self, descriptors: Sequence[int]) -> set[int]:
-        """Which of these pipes have something to say, or were closed. A poll: the numbers may be above 1,023."""
-        poll = select.poll()
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-        return {descriptor for descriptor, _ in poll.poll(60_000 if self.signal is None else 100)}
+    def _pause(self) -> float:
+        return 60.0 if self.signal is None else 0.1
 
     def _reap(self) -> None:
         """Collect every process that ended: the command and adopted orphans."""
@@ -140,6 +136,14 @@ def descendants() -> dict[int, int]:
 def _end_with_parent() -> None:
     """Should even the watcher be killed, the command at least does not outlive it."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _ready(descriptors: Sequence[int], seconds: float) -> list[int]:
+    """Those that can be read, or are closed; by poll, as select takes no descriptor above 1023."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in waiting.poll(1000 * seconds)]
 
 
 def prctl(option: int, value: int) -> None:

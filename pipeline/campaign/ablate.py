@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from golf.params.stats import Stats
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.files import write_json
 from golf.stats.noise import NoiseFloor
+from pipeline.cache import cache_folder
 from pipeline.campaign.compare import judge
 from pipeline.campaign.noise import measure
-from pipeline.campaign.sides import Side, experiment_revision, kept_experiment
+from pipeline.campaign.sides import Side, experiment_revision, kept_experiment, kept_file
 from pipeline.campaign.sweep import verb
 from pipeline.campaign.sweep.spec import Sweep, from_options
 
@@ -121,7 +121,9 @@ def details(name: str, root: Path, seeds: Sequence[int]) -> dict[str, float]:
     The latter is in a timing report, which DVC keeps in its cache by the hash in the experiment's dvc.lock.
     """
     revision = experiment_revision(name, root)
-    before = [_json(_show(root, revision, f"reports/quantize/{seed}.json")).get("pre_bpb") for seed in seeds]
+    if revision is None:
+        return {}
+    before = [_json(kept_file(root, revision, f"reports/quantize/{seed}.json")).get("pre_bpb") for seed in seeds]
     steps = [_json(_cached(root, revision, f"reports/timing/train/{seed}.json")).get("ms_per_step") for seed in seeds]
     found = {}
     for key, values in (("before", before), ("ms_per_step", steps)):
@@ -157,25 +159,20 @@ def _signed(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:+{form}}"
 
 
-def _show(root: Path, revision: str | None, path: str) -> bytes:
-    done = subprocess.run(["git", "show", f"{revision}:{path}"], cwd=root, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else b""
-
-
-def _cached(root: Path, revision: str | None, path: str) -> bytes:
-    """An output that DVC keeps, by the MD5 in the revision's dvc.lock; empty if it isn't here."""
+def _cached(root: Path, revision: str, path: str) -> bytes | None:
+    """An output that DVC keeps, by the MD5 in the revision's dvc.lock; None if it isn't here."""
     import yaml
 
-    lock = yaml.safe_load(_show(root, revision, "dvc.lock") or b"{}")
+    lock = yaml.safe_load(kept_file(root, revision, "dvc.lock") or b"{}")
     for stage in lock.get("stages", {}).values():
         for out in stage.get("outs", []):
             if out.get("path") == path and out.get("md5"):
-                file = root / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]
-                return file.read_bytes() if file.is_file() else b""
-    return b""
+                file = cache_folder(root) / "files/md5" / out["md5"][:2] / out["md5"][2:]
+                return file.read_bytes() if file.is_file() else None
+    return None
 
 
-def _json(raw: bytes) -> dict[str, Any]:
+def _json(raw: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(raw or b"{}")
     except ValueError:

@@ -69,7 +69,7 @@ def resolve(name: str, root: Path, states: Callable[[], list[State]] | None = No
             f"{name}: no records folder, baseline, DVC experiment or Git revision of this name ({told})",
             hint="dvc exp list --all-commits",
         )
-    return _tree(name, lambda part: _git(root, "show", f"{revision}:{part}"))
+    return _tree(name, lambda part: kept_file(root, revision, part))
 
 
 def kept_experiment(name: str, root: Path) -> Side | None:
@@ -79,7 +79,12 @@ def kept_experiment(name: str, root: Path) -> Side | None:
         DataError: it holds no score.
     """
     revision = experiment_revision(name, root)
-    return None if revision is None else _tree(name, lambda part: _git(root, "show", f"{revision}:{part}"))
+    return None if revision is None else _tree(name, lambda part: kept_file(root, revision, part))
+
+
+def kept_file(root: Path, revision: str, path: str) -> bytes | None:
+    """A file as Git has it in that revision; None if it has none there."""
+    return _git(root, "show", f"{revision}:{path}")
 
 
 def _record(path: Path) -> Side:

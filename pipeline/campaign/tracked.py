@@ -10,10 +10,11 @@ from typing import Any
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import MissingInput
+from golf.runtime.place import top_folder
 from golf.stats.noise import Observation
 from pipeline.campaign import database
 from pipeline.campaign.database import LoggedRun
-from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store
 from pipeline.track import COMPLETE, KEY, PARENT
 
 SCORE, TEXT, TOTAL = "evaluate.bpb", "evaluate.bytes", "gate.total_bytes"

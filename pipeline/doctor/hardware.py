@@ -17,7 +17,7 @@ from golf.params.data import Data
 from golf.params.hardware import Hardware
 from golf.params.train import Train
 from golf.runtime.device import uses_gpu
-from golf.runtime.errors import FairwayError
+from pipeline.cache import cache_folder
 from pipeline.doctor.checks import Result, child, last_line
 from pipeline.doctor.sizes import needed_bytes
 
@@ -167,7 +167,7 @@ def disks() -> list[Result]:
 
     Needs of places on the same file system add up.
     """
-    cache = _cache()
+    cache = cache_folder(Path.cwd())
     needs = needed_bytes(Path.cwd(), fineweb=load(Data).source == "fineweb")
     places = {"root": (Path("/"), needs.root), "temp": (Path(tempfile.gettempdir()), needs.temp),
               "cache": (cache, needs.cache)}  # fmt: skip
@@ -185,22 +185,6 @@ def disks() -> list[Result]:
         facts = {"free_bytes": usage.free, "needed_bytes": need}
         results.append(Result(f"disk {name}", state, told, "" if state == "ok" else todo, facts))
     return results
-
-
-def _cache() -> Path:
-    """DVC's cache, as its configuration files name it; DVC itself would take half a second to say so."""
-    import configparser
-
-    found = Path(".dvc/cache")
-    for file in (Path(".dvc/config"), Path(".dvc/config.local")):
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            parser.read(file, encoding="utf-8")
-        except configparser.Error as error:
-            raise FairwayError(f"{file}: {' '.join(str(error).split())}", hint="git diff .dvc/config") from None
-        if place := parser.get("cache", "dir", fallback=""):
-            found = Path(".dvc") / place
-    return found.resolve()
 
 
 def _exists(path: Path) -> Path:

@@ -19,8 +19,9 @@ from golf.params.base import load
 from golf.params.data import Data
 from golf.params.tracking import Tracking
 from golf.runtime.errors import Exit
+from golf.runtime.place import top_folder
 from pipeline.doctor.checks import Result, child, last_line
-from pipeline.mlflow_store import absolute_uri, database_file, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file
 from pipeline.remote import NO_REMOTE
 
 REMOTE_SECONDS = 30.0

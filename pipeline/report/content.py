@@ -73,7 +73,7 @@ def _column(values: list[Any]) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """``value``, or None where it is no number that JSON has; seven digits of a fraction."""
+    """``value``, or None where it is no number that JSON has; to nine significant digits."""
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value

@@ -75,14 +75,14 @@ def findings_log(root: Path, left_out: Omissions) -> list[list[str]]:
         left_out.add(str(LOG), _why(error))
         return []
     found = []
-    for number, line in enumerate(lines, 1):
+    for place, line in enumerate(lines, 1):
         if not line.startswith("|"):
             continue
         cells = _cells(line)
         if len(cells) == 3 and cells != ["idea", "measured", "verdict"] and set("".join(cells)) - set("-: "):
             found.append(cells)
         elif len(cells) != 3:
-            left_out.add(f"{LOG}:{number}", f"found {len(cells)} cells, needed idea, measured and verdict")
+            left_out.add(f"{LOG}:{place}", f"found {len(cells)} cells, needed idea, measured and verdict")
     return found
 
 
@@ -115,10 +115,10 @@ def _ledger(path: Path) -> dict[str, Any]:
     dollars = content["dollars"]
     return {
         "sweep": str(content["sweep"]), "stopped": str(content["stopped"]), "complete": bool(content["complete"]),
-        "seconds": _number(content["seconds"]), "dollars": None if dollars is None else _number(dollars),
-        "rest": None if content["rest_dollars"] is None else _number(content["rest_dollars"]),
+        "seconds": number(content["seconds"]), "dollars": None if dollars is None else number(dollars),
+        "rest": None if content["rest_dollars"] is None else number(content["rest_dollars"]),
         "runs": len(content["runs"]), "failed": sum(one["failed"] is not None for one in content["runs"]),
-        "stages": {str(stage): _number(seconds) for stage, seconds in content["stages"].items()},
+        "stages": {str(stage): number(seconds) for stage, seconds in content["stages"].items()},
     }  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _effects(path: Path) -> list[dict[str, Any]]:
     found = []
     for one in _object(path)["effects"]:
         ends = one["interval"]
-        low, high = (None, None) if ends is None else (_number(ends[0]), _number(ends[1]))
+        low, high = (None, None) if ends is None else (number(ends[0]), number(ends[1]))
         numbers = {key: _optional(one[key]) for key in ("difference", "before", "ms_per_step", "total_bytes")}
         texts = {key: str(one[key]) for key in ("switch", "basis", "verdict")}
         found.append({"table": path.stem, **texts, **numbers, "low": low, "high": high})
@@ -151,12 +151,12 @@ def _effects(path: Path) -> list[dict[str, Any]]:
 def _machine(path: Path) -> list[dict[str, Any]]:
     checks = {one["name"]: one for one in _object(path)["checks"]}
     facts = checks.get("attention", {}).get("facts", {})
-    attention = max((_number(row["tflops"]) for row in facts.get("rows", []) if "tflops" in row), default=None)
+    attention = max((number(row["tflops"]) for row in facts.get("rows", []) if "tflops" in row), default=None)
     devices = checks["products"]["facts"].get("devices")
     if not devices:
         raise ValueError(f"products: {checks['products']['found']}")
     return [
-        {"machine": path.stem, "device": f"{place}: {device['name']}", "tflops": _number(device["tflops"]),
+        {"machine": path.stem, "device": f"{place}: {device['name']}", "tflops": number(device["tflops"]),
          "peak": _optional(device.get("peak")), "attention": attention, "chosen": str(facts.get("chosen", ""))}
         for place, device in enumerate(devices)
     ]  # fmt: skip
@@ -183,14 +183,19 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A finite number of a foreign file.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"found {value!r}, needed a number")
     return float(value)
 
 
 def _optional(value: Any) -> float | None:
-    return None if value is None else _number(value)
+    return None if value is None else number(value)
 
 
 def _why(error: Exception) -> str:

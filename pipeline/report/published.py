@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from golf.records.record import CAP
 from golf.runtime.errors import DataError, MissingInput
 from golf.runtime.files import read_json
+from pipeline.report.files import number
 from pipeline.report.own import NAME, WHOLE_SPLIT, text_name
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ def read(root: Path, place: Path | None, left_out: Omissions) -> Mapping[str, An
 def entries(board: Mapping[str, Any], left_out: Omissions) -> list[dict[str, Any]]:
     """A line of the leaderboard for each published record."""
     found = []
-    for number, row in enumerate(board.get("rows", []), 1):
+    for place, row in enumerate(board.get("rows", []), 1):
         try:
             found.append(_entry(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = row.get("folder") if isinstance(row, dict) else None
             left_out.add(
-                f"published record {name or number}", f"{type(error).__name__}: {error}, needed its form. Try: {HOW}"
+                f"published record {name or place}", f"{type(error).__name__}: {error}, needed its form. Try: {HOW}"
             )
     failed = board.get("failed")
     for folder, reason in failed.items() if isinstance(failed, dict) else ():
@@ -72,9 +73,9 @@ def _file(path: Path) -> Mapping[str, Any]:
 
 
 def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    scores = [seed["bpb"]["value"] for seed in row["seeds"]]
+    scores = [number(seed["bpb"]["value"]) for seed in row["seeds"]]
     size = row["sizes"]["logged"] or row["sizes"]["stated"]
-    size_bytes = None if size is None else _finite(size["value"])
+    size_bytes = None if size is None else number(size["value"])
     findings = row["findings"]
     test = row["significance"]
     return {
@@ -83,8 +84,8 @@ def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
         "name": str(row["name"])[:NAME],
         "author": str(row["author"])[:NAME],
         "time": _milliseconds(row["date"]),
-        "bpb": _finite(row["mean"]),
-        "std": _spread(scores),
+        "bpb": number(row["mean"]),
+        "std": stdev(scores) if len(scores) > 1 else None,
         "seeds": len(scores),
         "bytes": size_bytes,
         "legal": bool(row["legal"]),
@@ -101,19 +102,6 @@ def _text(text: Mapping[str, Any] | None) -> str:
     if text is None:
         return "unknown text"
     return WHOLE_SPLIT if text["relation"] == "whole" else f"{text['relation']} {text_name(text['bytes']['value'])}"
-
-
-def _spread(scores: list[float]) -> float | None:
-    if len(scores) < 2:
-        return None
-    mean = sum(scores) / len(scores)
-    return _finite(math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1)))
-
-
-def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"found {value!r}, needed a number")
-    return float(value)
 
 
 def _milliseconds(date: str) -> int | None:

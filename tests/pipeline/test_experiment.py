@@ -60,6 +60,22 @@ def test_overrides_that_a_kill_left_in_the_workspace_are_taken_out_again(
     Borrowed(["quant.bits=5"], said.append).begin()
     assert "bits: 3  # width of the matrices" in (root / "params.yaml").read_text()
     assert len(said) == 1
+    kept = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(kept.replace("bits: 3  # width of the m", "bits: 5  # width of the m"))
+    Borrowed([], said.append).restore()  # what a nightly run does first
+    assert (root / "params.yaml").read_text() == kept
+    assert len(said) == 2
+    assert not (FOLDER / NOTE).exists()
+
+
+def test_a_damaged_note_of_a_killed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    FOLDER.mkdir(parents=True)
+    said: list[str] = []
+    for text in ("{", "[]", "{}"):
+        (FOLDER / NOTE).write_text(text)
+        Borrowed([], said.append).restore()
+    assert [line.partition("(")[0] for line in said] == ["logs/experiment/begun.json: damaged "] * 3
 
 
 def test_the_record_profile_as_overrides(monkeypatch: pytest.MonkeyPatch) -> None:

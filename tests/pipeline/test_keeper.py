@@ -83,13 +83,10 @@ def test_a_failed_run_is_saved_to_its_last_stage_and_a_cancelled_one_does_not_wa
     assert time.monotonic() - begin < 10
 
 
-def test_paid_is_saved_whole_and_shared_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    price = {"dollars_per_hour": 0.0}
-    monkeypatch.setattr(keeper, "load", lambda _: type("H", (), price))
-    assert keeper.command("") == ()
-    assert keeper.command("s3://x") == PUSH
-    price["dollars_per_hour"] = 20.0
-    assert keeper.command("s3://x") == SAVE
+def test_paid_is_saved_whole_and_shared_is_pushed() -> None:
+    assert keeper.command("", paid=True) == keeper.command("", paid=False) == ()
+    assert keeper.command("s3://x", paid=False) == PUSH
+    assert keeper.command("s3://x", paid=True) == SAVE
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 
 from golf.runtime.errors import Exit, FairwayError
 from pipeline.doctor import services
+from pipeline.remote import shown
 from pipeline.save import save
 from tests.pipeline import s3
 from tests.pipeline.test_save import contents, run, saved, template
@@ -130,3 +131,9 @@ def test_a_disk_that_is_full_or_read_only(here: Path, options: str, told: str) -
     assert contents(here) == before
     save(lambda _: None)  # a better disk: nothing was lost
     assert saved(here)["reports/gate/42.json"] == b'{"bytes": 1}'
+
+
+def test_no_password_of_an_address_is_shown() -> None:
+    said = "fatal: unable to access 'https://ada:secret@host/golf.git/': 403; ssh://git@host/x, s3://bucket/a@b"
+    expected = "fatal: unable to access 'https://***@host/golf.git/': 403; ssh://***@host/x, s3://bucket/a@b"
+    assert shown(said) == expected

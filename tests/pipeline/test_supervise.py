@@ -217,3 +217,24 @@ def test_a_command_that_ends_at_once_is_never_missed() -> None:
     """A hundred of them: the exit code of a child that is gone before anyone waits must still arrive."""
     assert [run([sys.executable, "-S", "-c", ""] if i % 10 == 0 else ["true"], "x") for i in range(100)] == [0] * 100
     assert [run(["false"], "x") for _ in range(30)] == [1] * 30
+
+
+def test_a_supervisor_with_a_thousand_open_files_still_runs_and_ends_a_command() -> None:
+    """What it passes on then has numbers that select refuses."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        assert run([sys.executable, "-S", "-c", "raise SystemExit(3)"], "many") == 3
+
+
+def test_a_lock_that_another_process_makes_meanwhile_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "new", os.open
+
+    def slow(name: object, flags: int, *more: int) -> int:
+        if name == path and flags & os.O_CREAT:
+            os.close(real(path, os.O_WRONLY | os.O_CREAT))  # somebody else is quicker
+        return real(name, flags, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", slow)
+    with locked("new", tmp_path), pytest.raises(BusyError), locked("new", tmp_path):
+        pass

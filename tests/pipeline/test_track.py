@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError, MissingInput
+from golf.runtime.place import top_folder
 from pipeline.graph_state import SEED_STAGES, flatten, lock_hashes, read_curves, read_state
-from pipeline.mlflow_store import absolute_uri, file_lock, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, file_lock, open_store
 from pipeline.track import COMPLETE, KEY, PARENT, describe, title, upsert
 
 pytest.importorskip("mlflow")

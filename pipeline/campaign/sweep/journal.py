@@ -193,7 +193,9 @@ class Journal:
         return replace(state, sessions=(*before, replace(ours, seconds=max(ours.seconds, self.now))))
 
     def append(self, event: str, **content: Any) -> None:
-        """Write one record to the disk."""
+        """Write one record to the disk. A session begins with its own: what it waited for before spends no budget."""
+        if event == "session":
+            self.begin = self.clock.monotonic()
         stamp = {"time": round(self.clock.time(), 3), "at": round(self.now, 3)}
         record = {"event": event, **content, **stamp}
         rest = (json.dumps(record) + "\n").encode()

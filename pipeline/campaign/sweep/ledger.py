@@ -8,10 +8,11 @@ from typing import Any
 from golf.params.base import load
 from golf.params.tracking import Tracking
 from golf.runtime.errors import FairwayError
+from golf.runtime.place import top_folder
 from pipeline.campaign.sweep.candidates import Candidate
 from pipeline.campaign.sweep.journal import Outcome, State
 from pipeline.campaign.sweep.plan import Plan, Stop
-from pipeline.mlflow_store import absolute_uri, database_file, open_store, top_folder
+from pipeline.mlflow_store import absolute_uri, database_file, open_store
 from pipeline.track import COMPLETE, TEXT
 
 TAGS = "sweep."

@@ -188,6 +188,14 @@ def test_a_full_disk_names_the_journal_and_the_half_record_is_left_out(
     assert [record["event"] for record in read(tmp_path / "a.jsonl")] == ["session"]
 
 
+def test_waiting_for_a_device_spends_no_budget(tmp_path: Path) -> None:
+    runner = Runner(Clock(), score, seconds=1000.0)
+    with contextlib.closing(Journal(tmp_path / "j", runner.clock)) as journal:
+        runner.clock.sleep(7 * 86400)
+        assert drive(plan(sweep(2, hours=1)), journal, runner, slots=1, clock=runner.clock).complete
+        assert journal.state.seconds == pytest.approx(2000, abs=2)
+
+
 def test_an_hour_is_an_hour_whatever_the_wall_clock_says(tmp_path: Path) -> None:
     clock = Clock()
     runner = Runner(clock, score, seconds=1000.0)
