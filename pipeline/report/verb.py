@@ -25,6 +25,6 @@ def write(out: Path, records: Path | None, root: Path) -> list[str]:
     write_bytes(out, text)
     runs, entries = len(content["runs"].get("entry", [])), len(content["entries"].get("bpb", []))
     left_out = content["left_out"]
-    lines = [f"{out}: {runs:,} runs, {entries:,} lines of the leaderboard, {len(text) / 1e6:.1f} MB"]
+    lines = [f"{out}: {runs:,} runs, a leaderboard of {entries:,}, {len(text) / 1e6:.1f} MB"]
     lines += [f"left out: {one['what']}: {one['why']}" for one in left_out[:TOLD]]
     return [*lines, f"and {len(left_out) - TOLD} more, in the page"] if len(left_out) > TOLD else lines

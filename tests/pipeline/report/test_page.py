@@ -107,7 +107,7 @@ def test_the_verb_writes_the_page_and_tells_what_is_left_out(tmp_path: Path, mon
         build(), ["report", "--out", "lab/r.html", "--records", str(board)], catch_exceptions=False
     )
     assert done.exit_code == 0
-    assert "lab/r.html: 0 runs, 1 lines of the leaderboard" in done.output
+    assert "lab/r.html: 0 runs, a leaderboard of 1" in done.output
     assert "left out: runs of MLflow: tracking.uri" in done.output
     assert "left out: logs/sweep/?[31mred.json: " in done.output
     assert '"published"' in (tmp_path / "lab/r.html").read_text()
