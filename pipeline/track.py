@@ -27,7 +27,7 @@ from golf.runtime.place import top_folder
 from pipeline.graph_state import GraphState, SeedState, lock_hashes, read_state
 from pipeline.load import during
 from pipeline.mlflow_store import absolute_uri, database_file, open_store
-from pipeline.untracked import keep, kept
+from pipeline.untracked import FOLDER, keep, kept
 
 KEY, COMPLETE, PARENT = "fairway.key", "fairway.complete", "mlflow.parentRunId"
 BATCH = 1000  # metrics a request, MLflow's limit; parameters and tags: 100
@@ -48,18 +48,29 @@ def main() -> None:
     try:
         with open_store(uri) as client:
             experiment = experiment_id(client, tracking.experiment, uri)
-            for earlier, earlier_tags in kept(top, _say):
-                upsert(client, experiment, earlier, earlier_tags)
-                _say(f"told of {earlier_tags.get('dvc.exp_name', earlier.key[:8])}, which waited")
             new = upsert(client, experiment, state, tags)
         what = f"{1 + len(state.seeds)} runs" if new else "nothing new"
         _say(f"{what} in {tracking.experiment!r}: {state.verdict}")
+        tell_kept(top, uri, tracking.experiment)
     except FairwayError as error:
         if "dvc.exp_name" not in tags or error.code != Exit.RETRY:
             raise
         _say(f"NOT TRACKED: {error}; kept in {keep(root, top, state, tags)} for the next track that reaches it")
     report = {"key": state.key, "experiment": tracking.experiment, "runs": 1 + len(state.seeds)}
     write_json(root / "reports" / "track.json", report)
+
+
+def tell_kept(top: Path, uri: str, experiment: str) -> None:
+    """Log the states that wait; one that is refused is named and goes on waiting, and so do those behind it."""
+    if not any((top / FOLDER).glob("*")):
+        return
+    try:
+        with open_store(uri) as client:
+            for state, tags in kept(top, _say):
+                upsert(client, experiment_id(client, experiment, uri), state, tags)
+                _say(f"told of {tags.get('dvc.exp_name', state.key[:8])}, which waited")
+    except FairwayError as error:
+        _say(f"NOT TRACKED: {error}; the states in {FOLDER} wait for the next track")
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,7 @@
 """What MLflow could not be told, kept until it can: ``logs/untracked/KEY`` holds the state's files and tags.
 
 An experiment (``dvc exp run``) would be lost if its last stage failed, and its reports with it: so ``track`` keeps them
-there and lets it end well. The next ``track`` that reaches the store, of whatever run, tells it these first.
+there and lets it end well. The next ``track`` that reaches the store, of whatever run, tells it these too.
 """
 
 from __future__ import annotations

@@ -17,12 +17,15 @@ import pipeline.track
 from benchmarks.browser import chromium, missing
 from golf.runtime.errors import Exit, FairwayError
 from pipeline import serve
+from pipeline.graph_state import GraphState
 from pipeline.untracked import FOLDER
 from tests.pipeline.test_track import PARENT, make_state, runs, store, write
 
 assert store is not None  # a fixture
 
 pytest.importorskip("mlflow")
+from mlflow.exceptions import MlflowException  # noqa: E402
+
 USER, PASSWORD = "admin", "correct-horse-battery"
 
 
@@ -71,6 +74,31 @@ def test_an_experiment_outlives_a_server_that_is_away_and_is_told_later(
     parents = [run for run in runs(top) if "mlflow.parentRunId" not in run.data.tags]
     assert sorted(run.data.metrics["aggregate.bpb_mean"] for run in parents) == [1.8, 1.9]
     assert sum(run.data.tags.get("dvc.exp_name") == "mossy-vole" for run in parents) == 1
+
+
+def test_a_state_that_is_refused_for_ever_holds_up_no_other(
+    tmp_path: Path, store: Path, here: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = make_state(tmp_path, bpb=1.9)
+    shutil.copyfile(store, top / "mlflow.db")
+    write(top / FOLDER / "old/tags.json", "{}")
+    shutil.copytree(top / "reports", top / FOLDER / "old/reports")
+    shutil.copytree(top / "build", top / FOLDER / "old/build")
+    write(top / FOLDER / "old/build/submission/params.json", {"quant": {"bits": 5}})
+    upsert = pipeline.track.upsert
+
+    def refused(client: object, experiment: str, state: GraphState, tags: dict[str, str]) -> bool:
+        if state.params["quant.bits"] == "5":
+            raise MlflowException("INVALID_PARAMETER_VALUE")
+        return upsert(client, experiment, state, tags)
+
+    monkeypatch.setattr(pipeline.track, "upsert", refused)
+    said = here(top)
+    assert "3 runs in 'test'" in said
+    assert "NOT TRACKED: " in said
+    assert "INVALID_PARAMETER_VALUE" in said
+    assert (top / FOLDER / "old/tags.json").is_file()
+    assert len(runs(top)) == 3
 
 
 @contextlib.contextmanager
