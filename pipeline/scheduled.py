@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,21 @@ def resumed(flow: Any, flow_run: Any, state: Any) -> None:
     """
     from prefect.client.orchestration import get_client
 
-    name, _, times = flow_run.name.partition(RESUMED)
-    count = int(times or 0) + 1
+    name, count = again(flow_run.name)
     if flow_run.deployment_id is None or count > flows.RESUMES:
         return
     with get_client(sync_client=True) as client:
         client.create_flow_run_from_deployment(
-            flow_run.deployment_id, parameters=flow_run.parameters, name=f"{name}{RESUMED}{count}",
+            flow_run.deployment_id, parameters=flow_run.parameters, name=name,
             idempotency_key=f"resumed-{flow_run.id}",
         )  # fmt: skip
+
+
+def again(name: str) -> tuple[str, int]:
+    """The name of the run that goes on where the one of this name ended, and which resumption that is."""
+    found = re.fullmatch(rf"(.+){RESUMED}(\d+)", name)
+    first, times = (found[1], int(found[2])) if found else (name, 0)
+    return f"{first}{RESUMED}{times + 1}", times + 1
 
 
 def outcome(error: FairwayError) -> Any:

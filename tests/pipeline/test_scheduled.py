@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.scheduled import again
 from pipeline.supervise import BusyError, locked
 from tests.pipeline.prefect_server import ROOT, Server, alive, make_repository, running, wait_for
 
@@ -25,6 +26,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def ran(place: Path) -> list[str]:
     return (place / "ran").read_text().splitlines() if (place / "ran").is_file() else []
+
+
+@pytest.mark.parametrize(
+    ("name", "next_one"),
+    [("merry-owl", ("merry-owl-resumed-1", 1)), ("merry-owl-resumed-2", ("merry-owl-resumed-3", 3)),
+     ("a-resumed-run", ("a-resumed-run-resumed-1", 1)), ("a-resumed-1-resumed-9", ("a-resumed-1-resumed-10", 10))],
+)  # fmt: skip
+def test_a_resumption_is_counted_in_its_name(name: str, next_one: tuple[str, int]) -> None:
+    assert again(name) == next_one
 
 
 @pytest.mark.slow
