@@ -6,7 +6,6 @@ from typing import ClassVar
 from golf.params.base import Section
 
 TTT = ("none", "sgd", "lora")
-ORDERS = ("file", "length")
 LORA_TARGETS = ("query", "key", "value", "output", "up", "down", "head")
 
 
@@ -39,30 +38,22 @@ class Eval(Section):
     budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
 
     def __post_init__(self) -> None:
+        for key in ("batch_windows", "ttt_epochs", "lora_rank", "lora_documents"):
+            self.require(getattr(self, key) >= 1, key, "at least 1", 16)
+        for key in ("ttt_lr", "ttt_grad_clip", "lora_alpha", "lora_lr", "budget_seconds"):
+            self.require(getattr(self, key) > 0, key, "above 0", 600 if key == "budget_seconds" else 0.005)
+        for key in ("lora_weight_decay", "lora_chunk_growth", "phase_tokens"):
+            self.require(getattr(self, key) >= 0, key, "0 or more", 0)
         self.require(self.seq_len >= 2, "seq_len", "at least 2", 512)
         self.require(1 <= self.stride <= self.seq_len, "stride", f"1 to seq_len ({self.seq_len})", 64)
-        self.require(self.batch_windows >= 1, "batch_windows", "at least 1", 16)
         self.require(self.ttt in TTT, "ttt", f"one of {', '.join(TTT)}", "lora")
         self.require(self.ttt_chunk_tokens >= self.seq_len, "ttt_chunk_tokens", "at least seq_len", 32_768)
-        self.require(self.ttt_epochs >= 1, "ttt_epochs", "at least 1", 1)
-        self.require(self.ttt_lr > 0, "ttt_lr", "above 0", 0.005)
         self.require(0 <= self.ttt_momentum < 1, "ttt_momentum", "0 to 1", 0.9)
-        self.require(self.ttt_grad_clip > 0, "ttt_grad_clip", "above 0", 1.0)
-        self.require(self.lora_rank >= 1, "lora_rank", "at least 1", 16)
-        self.require(self.lora_alpha > 0, "lora_alpha", "above 0", 32)
         unknown = set(self.lora_targets) - set(LORA_TARGETS)
         known = "one or more of " + ", ".join(LORA_TARGETS)
         self.require(bool(self.lora_targets) and not unknown, "lora_targets", known, "[query,value]")
-        self.require(self.lora_lr > 0, "lora_lr", "above 0", 0.004)
-        self.require(self.lora_weight_decay >= 0, "lora_weight_decay", "0 or more", 0.5)
-        self.require(self.lora_documents >= 1, "lora_documents", "at least 1", 64)
         half = self.seq_len // 2
         needed = f"1 to half of seq_len ({half})"
         self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, half)
-        self.require(self.lora_chunk_growth >= 0, "lora_chunk_growth", "0 or more", 0.03)
-        self.require(self.phase_tokens >= 0, "phase_tokens", "0 or more", 0)
-        self.require(self.order in ORDERS, "order", f"one of {', '.join(ORDERS)}", "file")
-        phased = self.ttt == "lora" and self.phase_tokens > 0 and not self.tilt
-        needed = "file without ttt: lora in phases and without tilt, where it changes nothing or has no meaning"
-        self.require(self.order == "file" or phased, "order", needed, "file")
-        self.require(self.budget_seconds > 0, "budget_seconds", "above 0", 600)
+        phased = self.order == "length" and self.ttt == "lora" and self.phase_tokens > 0 and not self.tilt
+        self.require(self.order == "file" or phased, "order", "file, or length with lora, phases and no tilt", "file")

@@ -29,11 +29,9 @@ class Hardware(Section):
     dollars_per_hour: float = 0.0  # price of the whole machine; 0: not known
 
     def __post_init__(self) -> None:
-        self.require(self.processes >= 0, "processes", "0 (auto) or more", 0)
-        self.require(self.threads >= 0, "threads", "0 (auto) or more", 0)
+        for name in ("processes", "threads", "min_tflops", "dollars_per_hour"):
+            self.require(getattr(self, name) >= 0, name, "0 or more", 0)
         self.require(self.nccl_timeout > 0, "nccl_timeout", "above 0", 120.0)
-        self.require(self.min_tflops >= 0, "min_tflops", "0 or more", 0.0)
-        self.require(self.dollars_per_hour >= 0, "dollars_per_hour", "0 or more", 0.0)
         for name, value in (self.nccl or {}).items():
             if not name.startswith("NCCL_") or not name.isupper() or not value:
                 raise ConfigError(

@@ -51,14 +51,16 @@ class Model(Section):
     bigram_dim: int = 64
 
     def __post_init__(self) -> None:
-        for key in ("num_layers", "num_heads", "num_kv_heads"):
-            self.require(getattr(self, key) >= 1, key, "at least 1", 1 if key == "num_kv_heads" else 4)
-        self.require(self.dim >= 1, "dim", "at least 1", 128)
+        for key in ("num_layers", "num_heads", "num_kv_heads", "loop_passes", "dim", "bigram_dim"):
+            self.require(getattr(self, key) >= 1, key, "at least 1", 64 if "dim" in key else 1)
+        for key in ("mlp_ratio", "logit_softcap", "embed_init_std", "gate_scale"):
+            self.require(getattr(self, key) > 0, key, "above 0", 30.0 if key == "logit_softcap" else 0.5)
+        for key in ("rope_train_len", "value_embed_dim", "gate_init_std"):
+            self.require(getattr(self, key) >= 0, key, "0 or more", 0)
         head, fitting = self.dim // self.num_heads, 64 * self.num_heads
         self.require(self.dim % self.num_heads == 0, "dim", f"a multiple of num_heads ({self.num_heads})", fitting)
         self.require(head % 2 == 0, "dim", f"an even head width, not {head}", fitting)
         self.require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", f"a divisor of {self.num_heads}", 1)
-        self.require(self.mlp_ratio > 0, "mlp_ratio", "above 0", 3.0)
         self.require(0 <= self.leaky_slope < 1, "leaky_slope", "0 to 1", 0.5)
         self.require(
             self.rope_dims % 2 == 0 and 0 <= self.rope_dims <= head,
@@ -67,11 +69,7 @@ class Model(Section):
             min(16, head),
         )
         self.require(self.rope_base > 1, "rope_base", "above 1", 10_000.0)
-        self.require(self.rope_train_len >= 0, "rope_train_len", "0 (off) or more", 2048)
-        self.require(self.logit_softcap > 0, "logit_softcap", "above 0", 30.0)
-        self.require(self.embed_init_std > 0, "embed_init_std", "above 0", 0.005)
         self.require(0 <= self.xsa_layers <= self.num_layers, "xsa_layers", f"0 to {self.num_layers}", 0)
-        self.require(self.value_embed_dim >= 0, "value_embed_dim", "0 (off) or more", 0)
         self.require(
             0 <= self.value_embed_layers <= self.num_layers,
             "value_embed_layers",
@@ -79,19 +77,15 @@ class Model(Section):
             1,
         )
         self.require(self.bigram_buckets == 0 or self.bigram_buckets >= 2, "bigram_buckets", "0 (off) or 2+", 0)
-        self.require(self.bigram_dim >= 1, "bigram_dim", "at least 1", 64)
         reads = self.attention_gate in ("double", "sparse") or (self.smear_gate and self.smear_kind == "token")
         most = self.dim if reads else max(self.dim, self.gate_inputs)
         self.require(1 <= self.gate_inputs <= most, "gate_inputs", f"1 to dim ({self.dim})", min(12, self.dim))
-        self.require(self.gate_scale > 0, "gate_scale", "above 0", 0.5)
-        self.require(self.gate_init_std >= 0, "gate_init_std", "0 or more", 0.005)
         self._check_depth()
 
     def _check_depth(self) -> None:
         last = self.num_layers - 1
         self.require(0 <= self.loop_last <= last, "loop_last", f"0 to {last}", last)
         self.require(0 <= self.loop_first <= self.loop_last, "loop_first", f"0 to loop_last ({self.loop_last})", 0)
-        self.require(self.loop_passes >= 1, "loop_passes", "at least 1", 3)
         self.require(0 <= self.parallel_from <= last, "parallel_from", f"0 to {last}", last)
         splits = self.loop_passes > 1 and self.loop_first < self.parallel_from <= self.loop_last
         self.require(

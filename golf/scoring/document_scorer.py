@@ -8,6 +8,10 @@ what they were when it was read.
 
 With ``phase_tokens`` the model learns too: after so many targets, to the end of their last document, all weights are
 trained on these documents as :class:`golf.scoring.learner.Learner` does, and the next documents begin from there.
+
+With ``order: length`` phases take the longest documents first, as those of public records did: it shows what that is
+worth. When a document is scored then depends on how long later ones are, so no such score is one of a stream read from
+left to right, and the audit's ``document-order`` fails and names it.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.params.eval import Eval
-from golf.scoring.documents import Document, deal, group, phases, split
+from golf.scoring.documents import Document, by_length, deal, group, phases, split
 from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
@@ -100,11 +104,13 @@ class DocumentScorer:
             deadline = self.deadline - self._pace.seconds(later)
             if learner is not None and later > 0 and has_time(deadline, stream.device):
                 learn_phase(learner, phase, stream)
-                start, stop = phase[0].start + 1, phase[-1].stop + 1
-                self._note(phase[-1].stop, "update", start, stop, digest(learner.model) if self.traced else "")
+                state = digest(learner.model) if self.traced else ""
+                for document in phase:
+                    self._note(phase[-1].stop, "update", document.start + 1, document.stop + 1, state)
         self.waited += 0.0 if learner is None else learner.waited
         scores[-1] = self.adapted
-        found = gather(scores)
+        # A score belongs to the input that it follows: the target of a document's last is a BOS, whoever's.
+        found = gather(scores)[self._places.argsort()]
         self.adapted = int(found[-1])
         refuse_infinite(found[:-1], 1)
         return found[:-1]
@@ -123,6 +129,7 @@ class DocumentScorer:
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``: its group is read again up to there."""
         stream, documents = self._prepare(tokens, position)
+        position = int(self._places.argsort()[position - 1]) + 1
         learner = Learner(self.model, self.config, False) if self._has_phases else None
         for phase in documents:
             if position <= phase[-1].stop:
@@ -144,9 +151,12 @@ class DocumentScorer:
         """The stream on the model's device, and its documents by phase."""
         check_stream(self.model, tokens, position)
         self.model.eval()
-        documents = split(tokens.cpu(), int(getattr(self.model, "bos_id")))  # noqa: B009 - any module's
+        tokens, bos_id = tokens.cpu(), int(getattr(self.model, "bos_id"))  # noqa: B009 - any module's
+        ordered = self.config.order == "length"
+        self._places = by_length(tokens, bos_id) if ordered else torch.arange(tokens.numel())  # where each one stands
+        stream = tokens[self._places]
         per_phase = self.config.phase_tokens if self._has_phases else 0
-        return tokens.to(next(self.model.parameters()).device, torch.int64), phases(documents, per_phase)
+        return stream.to(next(self.model.parameters()).device, torch.int64), phases(split(stream, bos_id), per_phase)
 
     def _score_phase(
         self, model: nn.Module, documents: list[Document], later: float, stream: Tensor, scores: Tensor
@@ -204,7 +214,8 @@ class DocumentScorer:
 
     def _note(self, key: int, kind: Literal["score", "update"], start: int, stop: int, state: str) -> None:
         if self.traced:
-            self._events[key].append(Event(kind, start, stop, state))
+            place = int(self._places[start - 1]) + 1
+            self._events[key].append(Event(kind, place, place + stop - start, state))
 
 
 def targets(members: Sequence[Document]) -> int:

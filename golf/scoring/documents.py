@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,16 @@ def split(tokens: Tensor, bos_id: int) -> list[Document]:
     if not starts or starts[0] > 0:
         starts.insert(0, 0)
     return [Document(*pair) for pair in zip(starts, [*starts[1:], last], strict=True)]
+
+
+def by_length(tokens: Tensor, bos_id: int) -> Tensor:
+    """(T,) int64: where the tokens of ``tokens`` (T,) stand, document by document, the longest first.
+
+    The last document stays the last, for no BOS says where it ends.
+    """
+    *documents, last = split(tokens, bos_id)
+    documents.sort(key=lambda document: -document.length)
+    return torch.cat([torch.arange(*document) for document in (*documents, (last.start, tokens.numel()))])
 
 
 def phases(documents: Sequence[Document], size: int) -> list[list[Document]]:

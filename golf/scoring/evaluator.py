@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from golf.params.eval import Eval
 from golf.runtime.progress import Progress
 from golf.scoring.bpb import Total, total
-from golf.scoring.by_length import ByLength
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.learner import (
     Beside,
@@ -252,8 +251,6 @@ def make_scorer(
     scorer: SlidingScorer | DocumentScorer
     if config.ttt == "lora":
         scorer = DocumentScorer(model, config, deadline=deadline, traced=traced, on_scored=on_scored)
-        if config.order == "length":
-            return ByLength(scorer, int(getattr(model, "bos_id")))  # noqa: B009 - any module's
     elif config.ttt == "sgd":
         scorer = TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=on_scored)
     else:
