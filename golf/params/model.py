@@ -52,7 +52,7 @@ class Model(Section):
 
     def __post_init__(self) -> None:
         for key in ("num_layers", "num_heads", "num_kv_heads", "loop_passes", "dim", "bigram_dim"):
-            self.require(getattr(self, key) >= 1, key, "at least 1", 64 if "dim" in key else 1)
+            self.require(getattr(self, key) >= 1, key, "at least 1", {"num_kv_heads": 1, "dim": 128}.get(key, 4))
         for key in ("mlp_ratio", "logit_softcap", "embed_init_std", "gate_scale"):
             self.require(getattr(self, key) > 0, key, "above 0", 30.0 if key == "logit_softcap" else 0.5)
         for key in ("rope_train_len", "value_embed_dim", "gate_init_std"):
