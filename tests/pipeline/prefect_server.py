@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline import serve
 from tests.pipeline.campaign.graph import git
 
 ROOT = Path(__file__).resolve().parents[2]
+ATTEMPTS = 20  # at a question that the server fails at, half a second apart
 
 # Writes down that it began, obeys DIR/how (seconds to sleep, or: hang), and keeps a checkpoint as training does.
 STAGE = """
@@ -71,8 +73,15 @@ class Server:
         request = urllib.request.Request(
             f"{self.url}/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
-            return json.load(response)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for left in reversed(range(ATTEMPTS)):  # a server that has just started finds its database locked at times
+            try:
+                with opener.open(request, timeout=30) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                if error.code < 500 or not left:
+                    raise
+                time.sleep(0.5)
 
     def state(self, run: str) -> str:
         return self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run]}})[0]["state_name"]
