@@ -43,8 +43,8 @@ def main() -> None:
     tracking = load(Tracking)
     root = Path.cwd()
     state = read_state(root, load_seeds())
-    uri = absolute_uri(tracking.uri, top_folder(root))
     top, tags = top_folder(root), describe(root, state)
+    uri = absolute_uri(tracking.uri, top)
     try:
         with open_store(uri) as client:
             experiment = experiment_id(client, tracking.experiment, uri)
@@ -66,8 +66,9 @@ def tell_kept(top: Path, uri: str, experiment: str) -> None:
         return
     try:
         with open_store(uri) as client:
+            number = experiment_id(client, experiment, uri)
             for state, tags in kept(top, _say):
-                upsert(client, experiment_id(client, experiment, uri), state, tags)
+                upsert(client, number, state, tags)
                 _say(f"told of {tags.get('dvc.exp_name', state.key[:8])}, which waited")
     except FairwayError as error:
         _say(f"NOT TRACKED: {error}; the states in {FOLDER} wait for the next track")

@@ -39,9 +39,10 @@ class Eval(Section):
 
     def __post_init__(self) -> None:
         for key in ("batch_windows", "ttt_epochs", "lora_rank", "lora_documents"):
-            self.require(getattr(self, key) >= 1, key, "at least 1", 16)
-        for key in ("ttt_lr", "ttt_grad_clip", "lora_alpha", "lora_lr", "budget_seconds"):
-            self.require(getattr(self, key) > 0, key, "above 0", 600 if key == "budget_seconds" else 0.005)
+            self.require(getattr(self, key) >= 1, key, "at least 1", 1)
+        usual = {"ttt_lr": 0.005, "ttt_grad_clip": 1.0, "lora_alpha": 32, "lora_lr": 0.004, "budget_seconds": 600}
+        for key, example in usual.items():
+            self.require(getattr(self, key) > 0, key, "above 0", example)
         for key in ("lora_weight_decay", "lora_chunk_growth", "phase_tokens"):
             self.require(getattr(self, key) >= 0, key, "0 or more", 0)
         self.require(self.seq_len >= 2, "seq_len", "at least 2", 512)
@@ -56,4 +57,4 @@ class Eval(Section):
         needed = f"1 to half of seq_len ({half})"
         self.require(1 <= self.lora_chunk_tokens <= half or self.ttt != "lora", "lora_chunk_tokens", needed, half)
         phased = self.order == "length" and self.ttt == "lora" and self.phase_tokens > 0 and not self.tilt
-        self.require(self.order == "file" or phased, "order", "file, or length with lora, phases and no tilt", "file")
+        self.require(self.order == "file" or phased, "order", "file, or length with phases and no tilt", "file")

@@ -53,8 +53,8 @@ class Model(Section):
     def __post_init__(self) -> None:
         for key in ("num_layers", "num_heads", "num_kv_heads", "loop_passes", "dim", "bigram_dim"):
             self.require(getattr(self, key) >= 1, key, "at least 1", {"num_kv_heads": 1, "dim": 128}.get(key, 4))
-        for key in ("mlp_ratio", "logit_softcap", "embed_init_std", "gate_scale"):
-            self.require(getattr(self, key) > 0, key, "above 0", 30.0 if key == "logit_softcap" else 0.5)
+        for key, example in {"mlp_ratio": 3, "logit_softcap": 30, "embed_init_std": 0.005, "gate_scale": 0.5}.items():
+            self.require(getattr(self, key) > 0, key, "above 0", example)
         for key in ("rope_train_len", "value_embed_dim", "gate_init_std"):
             self.require(getattr(self, key) >= 0, key, "0 or more", 0)
         head, fitting = self.dim // self.num_heads, 64 * self.num_heads

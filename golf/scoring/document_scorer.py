@@ -109,8 +109,10 @@ class DocumentScorer:
                     self._note(phase[-1].stop, "update", document.start + 1, document.stop + 1, state)
         self.waited += 0.0 if learner is None else learner.waited
         scores[-1] = self.adapted
-        # A score belongs to the input that it follows: the target of a document's last is a BOS, whoever's.
-        found = gather(scores)[self._places.argsort()]
+        found = gather(scores)
+        if self.config.order == "length":
+            # A score belongs to the input that it follows: the target of a document's last is a BOS, whoever's.
+            found = found.scatter(0, self._places, found)
         self.adapted = int(found[-1])
         refuse_infinite(found[:-1], 1)
         return found[:-1]
@@ -129,7 +131,8 @@ class DocumentScorer:
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``: its group is read again up to there."""
         stream, documents = self._prepare(tokens, position)
-        position = int(self._places.argsort()[position - 1]) + 1
+        if self.config.order == "length":
+            position = int((self._places == position - 1).nonzero()) + 1
         learner = Learner(self.model, self.config, False) if self._has_phases else None
         for phase in documents:
             if position <= phase[-1].stop:
@@ -152,11 +155,11 @@ class DocumentScorer:
         check_stream(self.model, tokens, position)
         self.model.eval()
         tokens, bos_id = tokens.cpu(), int(getattr(self.model, "bos_id"))  # noqa: B009 - any module's
-        ordered = self.config.order == "length"
-        self._places = by_length(tokens, bos_id) if ordered else torch.arange(tokens.numel())  # where each one stands
-        stream = tokens[self._places]
+        if self.config.order == "length":
+            self._places = by_length(tokens, bos_id)  # where each token stands
+            tokens = tokens[self._places]
         per_phase = self.config.phase_tokens if self._has_phases else 0
-        return stream.to(next(self.model.parameters()).device, torch.int64), phases(split(stream, bos_id), per_phase)
+        return tokens.to(next(self.model.parameters()).device, torch.int64), phases(split(tokens, bos_id), per_phase)
 
     def _score_phase(
         self, model: nn.Module, documents: list[Document], later: float, stream: Tensor, scores: Tensor
@@ -214,8 +217,8 @@ class DocumentScorer:
 
     def _note(self, key: int, kind: Literal["score", "update"], start: int, stop: int, state: str) -> None:
         if self.traced:
-            place = int(self._places[start - 1]) + 1
-            self._events[key].append(Event(kind, place, place + stop - start, state))
+            shift = int(self._places[start - 1]) + 1 - start if self.config.order == "length" else 0
+            self._events[key].append(Event(kind, start + shift, stop + shift, state))
 
 
 def targets(members: Sequence[Document]) -> int:

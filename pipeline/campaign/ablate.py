@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.params.base import load
+from golf.params.base import load, parse_yaml
 from golf.params.stats import Stats
 from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from golf.runtime.files import write_json
@@ -123,8 +123,9 @@ def details(name: str, root: Path, seeds: Sequence[int]) -> dict[str, float]:
     revision = experiment_revision(name, root)
     if revision is None:
         return {}
+    lock = parse_yaml((kept_file(root, revision, "dvc.lock") or b"{}").decode())
     before = [_json(kept_file(root, revision, f"reports/quantize/{seed}.json")).get("pre_bpb") for seed in seeds]
-    steps = [_json(_cached(root, revision, f"reports/timing/train/{seed}.json")).get("ms_per_step") for seed in seeds]
+    steps = [_json(_cached(root, lock, f"reports/timing/train/{seed}.json")).get("ms_per_step") for seed in seeds]
     found = {}
     for key, values in (("before", before), ("ms_per_step", steps)):
         known = [float(value) for value in values if isinstance(value, (int, float))]
@@ -159,11 +160,8 @@ def _signed(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:+{form}}"
 
 
-def _cached(root: Path, revision: str, path: str) -> bytes | None:
-    """An output that DVC keeps, by the MD5 in the revision's dvc.lock; None if it isn't here."""
-    import yaml
-
-    lock = yaml.safe_load(kept_file(root, revision, "dvc.lock") or b"{}")
+def _cached(root: Path, lock: dict[str, Any], path: str) -> bytes | None:
+    """An output that DVC keeps, by the MD5 in ``lock``, a dvc.lock; None if it isn't here."""
     for stage in lock.get("stages", {}).values():
         for out in stage.get("outs", []):
             if out.get("path") == path and out.get("md5"):

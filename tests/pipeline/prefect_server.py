@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline import serve
-from tests.pipeline.campaign.graph import git
+from tests.pipeline.campaign.graph import committed
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = 20  # at a question that the server fails at, half a second apart
@@ -124,12 +124,7 @@ class Server:
             try:
                 yield process
             finally:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                end(process)
 
 
 @contextlib.contextmanager
@@ -147,12 +142,17 @@ def running(folder: Path) -> Iterator[Server]:
             wait_for(lambda: _answers(opener, f"{server.url}/health"), 120)
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End it, by SIGKILL where it does not end in 20 s."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _answers(opener: urllib.request.OpenerDirector, url: str) -> bool:
@@ -194,12 +194,4 @@ def make_repository(root: Path, place: Path, remote: Path | None = None) -> Path
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     ignored = ["fetch", "train", "evaluate", ".locks/", "logs/", "__pycache__/", "prefect.yaml", ".prefectignore"]
     (root / ".gitignore").write_text("".join(f"/{name}\n" for name in ignored))
-    for name in ("train", "val", "tokenizer"):
-        (root / "data/source" / name).mkdir(parents=True)
-        (root / "data/source" / name / "README.md").write_text("Put it here.\n")
-    git(root, "init", "-q", ".")
-    for key, value in (("user.name", "t"), ("user.email", "t@t")):
-        git(root, "config", key, value)
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "start")
-    return root
+    return committed(root)

@@ -15,21 +15,12 @@ from pipeline.doctor import services
 from pipeline.remote import shown
 from pipeline.save import save
 from tests.pipeline import s3
-from tests.pipeline.test_save import contents, run, saved, template
+from tests.pipeline.test_save import contents, here, run, saved, template
 from tests.stages.world import ROOT
 
-__all__ = ["template"]
+__all__ = ["here", "template"]
 PYTHON = sys.executable
 S3 = pytest.mark.skipif(not importlib.util.find_spec("dvc_s3"), reason="dvc-s3 is not installed: pip install '.[s3]'")
-
-
-@pytest.fixture
-def here(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The checkout of test_save; its remote is the folder ``../store``."""
-    shutil.copytree(template, tmp_path / "top", symlinks=True)
-    (tmp_path / "top/store").mkdir()
-    monkeypatch.chdir(tmp_path / "top/work")
-    return tmp_path / "top/work"
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout; its remote is the folder ``../store``."""
     shutil.copytree(template, tmp_path / "top", symlinks=True)
     (tmp_path / "top/store").mkdir()
     monkeypatch.chdir(tmp_path / "top/work")

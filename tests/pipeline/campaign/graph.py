@@ -61,6 +61,19 @@ def log_state(root: Path, **tags: str) -> None:
         upsert(client, number, read_state(root, seeds), tags)
 
 
+def committed(root: Path) -> Path:
+    """A checkout of what is in ``root``, with the folders that a user's own text would be in."""
+    for name in ("train", "val", "tokenizer"):
+        (root / "data/source" / name).mkdir(parents=True)
+        (root / "data/source" / name / "README.md").write_text("Put it here.\n")
+    git(root, "init", "-q", ".")
+    for key, value in (("user.name", "t"), ("user.email", "t@t")):
+        git(root, "config", key, value)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "start")
+    return root
+
+
 def git(root: Path, *arguments: str) -> str:
     names = ["-c", "user.name=a", "-c", "user.email=a@b"]
     done = subprocess.run(["git", *names, *arguments], cwd=root, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import yaml
 from pipeline import flows
 from pipeline.campaign.sweep import verb
 from pipeline.campaign.sweep.journal import fold, read
-from tests.pipeline.campaign.graph import git
+from tests.pipeline.campaign.graph import committed, git
 
 ROOT = Path(__file__).resolve().parents[4]
 STAGE = """
@@ -53,15 +53,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }  # fmt: skip
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (root / ".gitignore").write_text("/weights\n/.locks/\n/logs/\n/mlflow.db*\n")
-    for name in ("train", "val", "tokenizer"):
-        (root / "data/source" / name).mkdir(parents=True)
-        (root / "data/source" / name / "README.md").write_text("Put it here.\n")
-    git(root, "init", "-q", ".")
-    for key, value in (("user.name", "t"), ("user.email", "t@t")):
-        git(root, "config", key, value)
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "start")
-    return root
+    return committed(root)
 
 
 def ran(root: Path) -> list[str]:
