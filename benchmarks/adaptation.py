@@ -3,7 +3,7 @@
     python -m benchmarks.adaptation --published baseline_7x384_sp1024.int8.ptz --tokenizer fineweb_1024_bpe.model \\
         --shard fineweb_val_small_sp1024.bin --tokens 10770
     python -m benchmarks.adaptation --run runs/train/42 --weights raw --tokenizer tokenizer.model \\
-        --shard val_000000.bin --device cuda
+        --shard val_000000.bin --device cuda --only documents lora "lora at" --rates 2e-5 5e-5 1e-4 2e-4
 
 ``read again`` is how the public records adapt: each piece is read behind the whole window of tokens before it, with
 the adapters as they are by then, and gradients reach through all of it. The other forms remember keys and values.
@@ -16,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,9 @@ def cut_by(pieces: type[Pieces]) -> Iterator[None]:
         reader.Pieces = before  # type: ignore[misc]
 
 
-def forms(model: torch.nn.Module, config: dict[str, Any], growth: float, phase: int) -> dict[str, Any]:
+def forms(
+    model: torch.nn.Module, config: dict[str, Any], growth: float, phase: int, rates: Sequence[float] = ()
+) -> dict[str, Any]:
     """From the name of each form to what makes its scorer and cuts its rows."""
 
     def documents(cut: type[Pieces] = Pieces, **overrides: Any) -> tuple[type[Pieces], DocumentScorer]:
@@ -74,21 +76,31 @@ def forms(model: torch.nn.Module, config: dict[str, Any], growth: float, phase: 
         "lora": documents(),
         f"lora, growth {growth:g}": documents(lora_chunk_growth=growth),
         f"lora, growth {growth:g}, phases of {phase:,}": documents(lora_chunk_growth=growth, phase_tokens=phase),
+        **{f"lora at {rate:g}": documents(lora_lr=rate) for rate in rates},
     }
+
+
+def chosen(names: Sequence[str], only: Sequence[str] | None) -> list[str]:
+    """Of all ``names`` those that ``only`` asks for: what is a whole name asks for that one, else it is a word."""
+    if not only:
+        return list(names)
+    return [name for name in names if any(word == name or (word not in names and word in name) for word in only)]
 
 
 def measure(scorer: Any, cut: type[Pieces], tokens: Tensor, counts: Tensor) -> dict[str, float]:
     """Score ``tokens`` (T,) whose targets have ``counts`` (T - 1,) bytes."""
     with cut_by(cut):
+        start = time.perf_counter()
         if next(scorer.model.parameters()).is_cuda:
             scorer.score(tokens[:WARM_UP])
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        warm_up, start = time.perf_counter() - start, time.perf_counter()
         found = total(-scorer.score(tokens), counts)
     return {
         "nats": found.nats_per_token,
         "bpb": found.bits_per_byte,
         "seconds": time.perf_counter() - start,
+        "warm_up_seconds": warm_up,
     }
 
 
@@ -102,7 +114,8 @@ def main() -> None:
     parser.add_argument("--shard", type=Path, required=True, help="validation tokens")
     parser.add_argument("--tokens", type=int, default=0, help="the first so many tokens (default: all)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="*", help="words; forms that have none of them are left out")
+    parser.add_argument("--only", nargs="*", help="forms by their whole name, or words that a form must have one of")
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="eval.lora_lr of further forms, one each")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="eval parameters")
     parser.add_argument("--phase", type=int, default=65_536, help="eval.phase_tokens of the phased form")
     parser.add_argument("--growth", type=float, default=0.125, help="eval.lora_chunk_growth where pieces grow")
@@ -122,9 +135,9 @@ def main() -> None:
     config = {"seq_len": 1024, "stride": 1024, "ttt_chunk_tokens": 32_768, "lora_documents": 16, "ttt": "lora"}
     config |= {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in parsed.set)}
     rows = []
-    for name, (cut, scorer) in forms(model, config, parsed.growth, parsed.phase).items():
-        if parsed.only and not any(word in name for word in parsed.only):
-            continue
+    made = forms(model, config, parsed.growth, parsed.phase, parsed.rates)
+    for name in chosen(list(made), parsed.only):
+        cut, scorer = made[name]
         row = {"form": name, **measure(scorer, cut, tokens, counts)}
         rows.append(row)
         print(f"{name:40} {row['nats']:.5f} nats  {row['bpb']:.5f} bpb  {row['seconds']:8.1f} s", flush=True)
