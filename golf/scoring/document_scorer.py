@@ -169,7 +169,8 @@ class DocumentScorer:
         groups = deal(group(documents, self.config.lora_documents), count)[rank]
         left = later + sum(map(targets, groups))
         for members in groups:
-            learns = self.adapts and time.monotonic() + self._pace.seconds(left) < self.deadline
+            needed = self._pace.seconds(left + targets(members))  # to learn from these takes as long as to read two
+            learns = self.adapts and time.monotonic() + needed < self.deadline
             self._score_group(model, members, stream, scores, learns)
             self.adapted += learns * len(members)
             left -= targets(members)

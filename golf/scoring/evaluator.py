@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,9 @@ class SlidingScorer:
         stride: targets a window scores; None: ``config.stride``.
         compiled: run the forward pass through ``torch.compile``.
         on_scored: told of progress.
+
+    Attributes:
+        trace: what the last :meth:`score` did, in order: one event.
     """
 
     def __init__(
@@ -81,14 +84,10 @@ class SlidingScorer:
         self.model, self.config, self.compiled, self.on_scored = model, config, compiled, on_scored
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
         self._beside: Beside | None = None
-        self._trace: list[Event] = []
+        self.deadline = math.inf
+        self.trace: list[Event] = []
         self.adapted = 0  # chunks that were learnt from
         self.waited = 0.0  # seconds that the last score stood at a collective until every rank had come to it
-
-    @property
-    def trace(self) -> Sequence[Event]:
-        """What the last :meth:`score` did: one event."""
-        return self._trace
 
     def score(self, tokens: Tensor) -> Tensor:
         """(T,) int64 -> (T-1,) float64 on the CPU: log-probability of tokens[1:], split over the ranks.
@@ -98,7 +97,7 @@ class SlidingScorer:
         """
         padded, scores = self._prepare(tokens)
         chunk = Chunk(0, self.windows.count(tokens.numel()), 1, tokens.numel())
-        self._trace = [Event("score", 1, tokens.numel(), digest(self.model))]
+        self.trace = [Event("score", 1, tokens.numel(), digest(self.model))]
         self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
         self.waited = meet(scores.device)
         return gather(scores)
@@ -206,11 +205,11 @@ class TestTimeTrainer(SlidingScorer):
         """
         padded, scores = self._prepare(tokens)
         learner = Learner(self.model, self.config, self.compiled)
-        self._trace, self.adapted, self.waited = [], 0, 0.0
+        self.trace, self.adapted, self.waited = [], 0, 0.0
         scoring = learning = 0.0  # seconds: of all scoring so far, of the longest lesson
         for chunk in self.chunks(tokens.numel()):
             began = time.monotonic()
-            self._trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
+            self.trace.append(Event("score", chunk.start, chunk.end, learner.digest()))
             self._score_chunk(learner.forward, padded, chunk, scores)
             self.waited += meet(padded.device)
             scored = time.monotonic()
@@ -219,7 +218,7 @@ class TestTimeTrainer(SlidingScorer):
             if chunk.learn_stop and has_time(self.deadline - needed, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted += 1
-                self._trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
+                self.trace.append(Event("update", chunk.learn_start, chunk.learn_stop, learner.digest()))
                 learning = max(learning, time.monotonic() - scored)
         self.waited += learner.waited
         return gather(scores)

@@ -62,7 +62,13 @@ class Evaluator(Scorer, Protocol):
 
 
 class HintedScorer(Evaluator, Protocol):
-    """One that says what it thinks of other tokens than the targets, too."""
+    """One that says what it thinks of other tokens than the targets, too.
+
+    Attributes:
+        deadline: moment of ``time.monotonic()`` by which all shall be scored.
+    """
+
+    deadline: float
 
     def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`Scorer.score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""

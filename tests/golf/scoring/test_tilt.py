@@ -15,9 +15,11 @@ from golf.scoring import hints
 from golf.scoring.audit import CHECKS, audit, audit_evaluation
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.evaluator import SlidingScorer, evaluate, make_scorer
+from golf.scoring.learner import Learner
+from golf.scoring.lora import RowAdapters
 from golf.scoring.protocol import Event
 from golf.scoring.tilt import FIRST_BLOCK, KINDS, Tilt, blocks, log_sum
-from golf.scoring.tilted import TiltedScorer, interleave
+from golf.scoring.tilted import TILT_SHARE, TiltedScorer, interleave
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
 CONFIG = Eval(
@@ -159,6 +161,36 @@ def test_windows_score_the_prefix_to_the_bit() -> None:
     scores = scorer.score(tokens)
     for count in (33, 71, 150, 299):
         assert torch.equal(scorer.score(tokens[:count]), scores[: count - 1])
+
+
+@pytest.mark.parametrize("form", [{"ttt": "sgd"}, {"ttt": "lora", "lora_documents": 1}])
+def test_learning_leaves_time_for_the_tilt_behind_the_last_score(
+    form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only hints, lessons and the tilt move: each takes as long as it may beside the others."""
+    tokens, now = repeating(800), [0.0]
+
+    def slowly(owner: Any, name: str, seconds: float) -> None:
+        call = getattr(owner, name)
+
+        def slow(*arguments: Any) -> Any:
+            now[0] += seconds
+            return call(*arguments)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    slowly(hints, "find", 20.0)
+    slowly(Learner, "learn", 10.0)
+    slowly(RowAdapters, "learn", 1.0)
+    slowly(Tilt, "learn", TILT_SHARE * 20.0 / len([*blocks(tokens.numel() - 1)]))
+    monkeypatch.setattr("golf.scoring.tilted.time.monotonic", lambda: now[0])
+    config = dataclasses.replace(CONFIG, **form)
+    left = make_scorer(tiny(), config, deadline=60.0)
+    left.score(tokens)
+    assert 0 < left.adapted < left.parts(tokens) - 1, "there was too little time to learn from all"
+    assert 49.0 < now[0] <= 60.0
+    assert isinstance(left, TiltedScorer)
+    assert left.base.deadline == 50.0
 
 
 def test_where_nothing_repeats_next_to_nothing_is_lost() -> None:
