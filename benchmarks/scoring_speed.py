@@ -62,7 +62,7 @@ def compare(
 
     Args:
         spec, state: the model.
-        tokens: (T,) int64, at least ``(rounds + 1) * batches`` batches of them.
+        tokens: (T,) int64, read again from the start where they end.
         config: the window and how many a batch, from :func:`plain`.
         device: where.
         rounds: turns of all ways.
@@ -70,8 +70,8 @@ def compare(
     """
     ways, facts = make_ways(spec, state, config, device)
     size = batches * config.batch_windows * config.seq_len
-    if tokens.numel() <= size * (rounds + 1):
-        raise SystemExit(f"found {tokens.numel():,} tokens, needed {size * (rounds + 1) + 1:,}: fewer --rounds")
+    needed = size * (rounds + 1) + 1
+    tokens = tokens.repeat(-(-needed // tokens.numel()))[:needed]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         part = tokens[number * size : (number + 1) * size + 1]
