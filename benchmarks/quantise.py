@@ -68,6 +68,7 @@ PLAIN: dict[str, dict[str, Any]] = {  # grids as wide as their codes: what is be
 BESIDE = ("row", "column", "curvature")  # the variants shown at a plain option's bytes
 BATCH = 8  # windows a pass
 CLOSE, CLOSER = 0.002, 0.0008  # of the bytes: near enough to be called equal
+STREAM = 1 << 20  # bytes of a stream of brotli's
 PASSES = 8  # at most, to come that near
 
 
@@ -106,10 +107,11 @@ def planes(values: np.ndarray) -> bytes:
 
 
 def brotli_bytes(model: QuantizedModel) -> int:
-    """All codes, each matrix by columns and as a stream of its own."""
+    """All codes, each matrix by columns and as streams of its own: no more than as one, and side by side."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         columns = [tensor.codes.numpy().T.tobytes() for tensor in quantised(model)]
-        return sum(map(len, pool.map(lambda data: brotli.compress(data, lgwin=24), columns)))
+        parts = [data[start : start + STREAM] for data in columns for start in range(0, len(data), STREAM)]
+        return sum(map(len, pool.map(lambda data: brotli.compress(data, lgwin=24), parts)))
 
 
 def packed_bytes(model: QuantizedModel) -> int:
@@ -136,7 +138,7 @@ def at_bytes(
     close: float = CLOSE,
     start: float = 1.0,
 ) -> tuple[QuantizedModel, float, float]:
-    """The model of ``target`` bytes (None: with the parameters' steps times ``start``), its bytes and its multiplier."""
+    """The model of ``target`` bytes (None: that of ``start`` times the parameters' steps), bytes, multiplier."""
     octaves, finer, coarser = math.log2(start), -math.inf, math.inf  # the last two: known to take more bytes, and less
     slope = -0.7 * sum(weight.numel() for weight in quantizer.weights.values()) / 8  # below three bits less than a bit
     sizes: dict[float, float] = {}
@@ -246,8 +248,7 @@ def compare(profile: Quant, parts: dict[str, Any]) -> dict[str, Any]:
     target = packed_bytes(plain)
     quantizer = quantizer_of(profile, parts)
     _, _, guess = at_bytes(quantizer, target)
-    ours, _, multiplier = at_bytes(quantizer, target, artifact_bytes, CLOSER, guess)
-    size = len(encode_model(ours, Compress())[0])
+    ours, size, multiplier = at_bytes(quantizer, target, artifact_bytes, CLOSER, guess)
     row = {"bits": profile.bits, "bytes": target, "artifact_bytes": size, "multiplier": round(multiplier, 4)}
     row |= {"row_bpb_lost": round(lost(parts, plain), 5), "bpb_lost": round(lost(parts, ours), 5)}
     return {**row, "ratio": round(row["bpb_lost"] / row["row_bpb_lost"], 3)}
