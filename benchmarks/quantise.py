@@ -1,12 +1,17 @@
 """Quantisers beside each other at equal bytes, on weights that were really trained.
 
-    python -m benchmarks.quantise --weights baseline.int8.ptz --tokenizer fineweb_1024_bpe.model \\
+    python -m benchmarks.quantise --published baseline.int8.ptz --tokenizer fineweb_1024_bpe.model \\
         --calibration wikipedia/train.jsonl.zst --heldout wikipedia/val.jsonl.zst --score fineweb_val_small_sp1024.bin
+    python -m benchmarks.quantise --run runs/train/42 runs/train/314 runs/train/999 --tokenizer data/tokenizer \\
+        --shards data/shards --device cuda
 
-The weights are the challenge's baseline's (:mod:`golf.model.published`). Bytes are those of codes, steps and factors:
-codes at their ideal length for a coder that knows the column's energy and the trellis state's offset, steps and
-factors after brotli. Each variant's steps are scaled until its bytes are those of the first in its table. Scoring text
-is never calibrated on.
+The weights are the challenge's baseline's (:mod:`golf.model.published`), or those of runs. Bytes are those of codes,
+steps and factors: codes at their ideal length for a coder that knows the column's energy and the trellis state's
+offset, steps and factors after brotli. Each variant's steps are scaled until its bytes are those of the first in its
+table. Scoring text is never calibrated on; of shards, the held-out training text is.
+
+Last, whole files: what the record profile's quantiser loses in an artifact of as many bytes as row-scaled GPTQ takes
+whose codes brotli packs column by column, and their ratio.
 """
 
 from __future__ import annotations
@@ -15,8 +20,12 @@ import argparse
 import io
 import json
 import math
+import os
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +33,21 @@ import brotli
 import numpy as np
 import sentencepiece
 import torch
+import yaml
 import zstandard
 from torch import Tensor
 
+from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
-from golf.data.shards import read_shard
+from golf.data.shards import list_shards, read_shard
+from golf.model.attention import choose_backend
 from golf.model.published import load_published
-from golf.model.transformer import Transformer
-from golf.model.weights import build, tensor_groups
+from golf.model.weights import ModelSpec, build, load_spec, load_state, tensor_groups
+from golf.params.compress import Compress
 from golf.params.quant import Quant
 from golf.quant.curvature import curvature
 from golf.quant.gptq import output_error
-from golf.quant.heldout import HeldOut, bits_per_byte
+from golf.quant.heldout import HeldOut, bits_per_byte, sample
 from golf.quant.hessian import collect
 from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, dequantize_model
@@ -55,7 +67,9 @@ PLAIN: dict[str, dict[str, Any]] = {  # grids as wide as their codes: what is be
 }
 BESIDE = ("row", "column", "curvature")  # the variants shown at a plain option's bytes
 BATCH = 8  # windows a pass
-CLOSE = 0.002  # of the bytes: near enough to be called equal
+CLOSE, CLOSER = 0.002, 0.0008  # of the bytes: near enough to be called equal
+STREAM = 1 << 20  # bytes of a stream of brotli's
+PASSES = 8  # at most, to come that near
 
 
 def ideal_bits(model: QuantizedModel) -> float:
@@ -84,29 +98,71 @@ def side_bytes(model: QuantizedModel) -> int:
     """Steps and factors of all tensors after brotli, fp16 with its two bytes apart."""
     steps = np.concatenate([tensor.steps.numpy() for tensor in quantised(model)])
     factors = b"".join(tensor.columns.numpy().tobytes() for tensor in quantised(model) if tensor.columns is not None)
-    planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, steps.itemsize).T.tobytes()
-    return len(brotli.compress(planes)) + len(brotli.compress(factors))
+    return len(brotli.compress(planes(steps))) + len(brotli.compress(factors))
+
+
+def planes(values: np.ndarray) -> bytes:
+    """The first byte of every value, then the second."""
+    return np.frombuffer(values.tobytes(), np.uint8).reshape(-1, values.itemsize).T.tobytes()
 
 
 def brotli_bytes(model: QuantizedModel) -> int:
-    """All codes, each matrix by columns, as one stream."""
-    return len(brotli.compress(b"".join(tensor.codes.numpy().T.tobytes() for tensor in quantised(model)), lgwin=24))
+    """All codes, each matrix by columns and as streams of its own: no more than as one, and side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        columns = [tensor.codes.numpy().T.tobytes() for tensor in quantised(model)]
+        parts = [data[start : start + STREAM] for data in columns for start in range(0, len(data), STREAM)]
+        return sum(map(len, pool.map(lambda data: brotli.compress(data, lgwin=24), parts)))
 
 
-def at_bytes(quantizer: Quantizer, target: float | None) -> tuple[QuantizedModel, float, float]:
-    """The model of ``target`` bytes (None: with the parameters' steps), its bytes and its multiplier."""
-    count = sum(weight.numel() for weight in quantizer.weights.values())
-    octaves, slope, before = 0.0, -0.7 * count / 8, None  # below three bits an octave is worth less than a bit
-    for _ in range(5):
+def packed_bytes(model: QuantizedModel) -> int:
+    """All of ``model`` as brotli packs it: codes, steps and factors, and what is not quantised."""
+    controls = [tensor.numpy().ravel() for tensor in model.tensors.values() if isinstance(tensor, Tensor)]
+    rest = len(brotli.compress(planes(np.concatenate(controls)))) if controls else 0
+    return brotli_bytes(model) + side_bytes(model) + rest
+
+
+def artifact_bytes(model: QuantizedModel) -> int:
+    """The artifact's, less the little that lzma and zstd would save, which take half of the time."""
+    return len(encode_model(model, Compress(codecs=("rans", "brotli")))[0])
+
+
+def table_bytes(model: QuantizedModel) -> float:
+    """What a row of the tables counts."""
+    return ideal_bits(model) / 8 + side_bytes(model)
+
+
+def at_bytes(
+    quantizer: Quantizer,
+    target: float | None,
+    size_of: Callable[[QuantizedModel], float] = table_bytes,
+    close: float = CLOSE,
+    start: float = 1.0,
+) -> tuple[QuantizedModel, float, float]:
+    """The model of ``target`` bytes (None: that of ``start`` times the parameters' steps), bytes, multiplier."""
+    octaves, finer, coarser = math.log2(start), -math.inf, math.inf  # the last two: known to take more bytes, and less
+    slope = -0.7 * sum(weight.numel() for weight in quantizer.weights.values()) / 8  # below three bits less than a bit
+    sizes: dict[float, float] = {}
+    best: tuple[QuantizedModel, float, float] | None = None
+    for _ in range(PASSES):
         model = quantizer(2.0**octaves)
-        size = ideal_bits(model) / 8 + side_bytes(model)
-        if target is None or abs(size - target) < CLOSE * target:
+        size = sizes[octaves] = size_of(model)
+        if best is None or target is None or abs(size - target) < abs(best[1] - target):
+            best = (model, size, 2.0**octaves)
+        if target is None or abs(size - target) < close * target:
             break
-        if before is not None and octaves != before[0]:
-            slope = (size - before[1]) / (octaves - before[0])
-        before = (octaves, size)
-        octaves += (target - size) / slope
-    return model, size, 2.0**octaves
+        finer, coarser = (max(finer, octaves), coarser) if size > target else (finer, min(coarser, octaves))
+        octaves = next_octaves(sizes, target, slope, finer, coarser)
+    assert best is not None
+    return best
+
+
+def next_octaves(sizes: Mapping[float, float], target: float, slope: float, finer: float, coarser: float) -> float:
+    """Where ``target`` bytes are looked for next, by the sizes so far: a line through the last, within the bracket."""
+    (last, size), *before = [*sizes.items()][::-1]
+    if before:
+        slope = min((before[0][1] - size) / (before[0][0] - last), slope / 4)  # of two near passes it can be anything
+    wanted = last + (target - size) / slope
+    return wanted if finer < wanted < coarser else (max(finer, last - 1) + min(coarser, last + 1)) / 2
 
 
 def output_errors(quantizer: Quantizer, model: QuantizedModel, hessians: Mapping[str, Tensor]) -> float:
@@ -116,7 +172,10 @@ def output_errors(quantizer: Quantizer, model: QuantizedModel, hessians: Mapping
     hessians = dict(hessians)
     for name, order in quantizer.units.items():
         hessians[name] = hessians[name][order][:, order]
-    errors = [output_error(quantizer.weights[name], hessians[name], restored[name]) for name in names]
+    errors = [
+        output_error(quantizer.weights[name].to(hessians[name].device), hessians[name], restored[name])
+        for name in names
+    ]
     return math.exp(sum(map(math.log, errors)) / len(errors))
 
 
@@ -133,26 +192,35 @@ def windows(path: Path, tokenizer: Path, count: int, length: int) -> Tensor:
 
 
 def scoring_text(path: Path, tokenizer: Path, count: int, length: int) -> HeldOut:
+    """The first ``count`` windows of a shard; ``tokenizer`` is a SentencePiece model, or a folder with its table."""
     tokens = torch.from_numpy(read_shard(path)[: count * length + 1].astype(np.int64))
-    rows = torch.stack([tokens[start : start + length + 1] for start in range(0, count * length, length)])
-    return HeldOut(rows, int(ByteTable.from_sentencepiece(tokenizer).count(tokens).sum()))
+    rows = torch.stack([tokens[start : start + length + 1] for start in range(0, len(tokens) - length, length)])
+    is_folder = tokenizer.is_dir()
+    table = ByteTable.load(tokenizer / "bytes.safetensors") if is_folder else ByteTable.from_sentencepiece(tokenizer)
+    return HeldOut(rows, int(table.count(tokens[: rows.shape[0] * length + 1]).sum()))
 
 
-def measure(
-    variants: Mapping[str, Mapping[str, Any]], model: Transformer, parts: dict[str, Any]
-) -> list[dict[str, Any]]:
+def lost(parts: dict[str, Any], model: QuantizedModel) -> float:
+    """Bits per byte that ``model`` loses on the scoring text."""
+    return bits_per_byte(parts["build"](dequantize_model(model)), parts["text"]) - float(parts["bpb"])
+
+
+def quantizer_of(config: Quant, parts: dict[str, Any]) -> Quantizer:
+    known = parts["curvature"] if config.steps == "curvature" else None
+    hessians, gains = (known.hessians, known.gains) if known else (parts["hessians"], {})
+    return Quantizer(parts["state"], parts["groups"], hessians, config, parts["spec"], print, gains)
+
+
+def measure(variants: Mapping[str, Mapping[str, Any]], parts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a variant, at the bytes that the first one has with the steps of its parameters."""
     rows: list[dict[str, Any]] = []
-    spec, state = parts["spec"], parts["state"]
+    clock = time.perf_counter if parts["device"] == "cuda" else time.process_time
     for name, changed in variants.items():
         config = Quant(**changed)
-        hessians, gains = parts["hessians"], {}
-        if config.steps == "curvature":
-            hessians, gains = parts["curvature"].hessians, parts["curvature"].gains
-        quantizer = Quantizer(state, tensor_groups(model), hessians, config, spec, print, gains)
-        start = time.process_time()
+        quantizer = quantizer_of(config, parts)
+        start = clock()
         quantizer()
-        seconds = time.process_time() - start
+        seconds = clock() - start
         quantized, size, multiplier = at_bytes(quantizer, rows[0]["bytes"] if rows else None)
         count = sum(weight.numel() for weight in quantizer.weights.values())
         rows.append({
@@ -161,8 +229,7 @@ def measure(
             "brotli_bits": round(brotli_bytes(quantized) * 8 / count, 4), "side_bytes": side_bytes(quantized),
             "output_error": output_errors(quantizer, quantized, parts["hessians"]),
             "heldout_error": output_errors(quantizer, quantized, parts["heldout"]),
-            "bpb_lost": round(bits_per_byte(build(spec, dequantize_model(quantized)), parts["text"]) - parts["bpb"], 5),
-            "seconds": round(seconds, 1),
+            "bpb_lost": round(lost(parts, quantized), 5), "seconds": round(seconds, 1),
         })  # fmt: skip
         row = rows[-1]
         print(
@@ -175,31 +242,116 @@ def measure(
     return rows
 
 
+def compare(profile: Quant, parts: dict[str, Any]) -> dict[str, Any]:
+    """What ``profile`` loses in an artifact of the bytes that row-scaled GPTQ and brotli take, and what they lose."""
+    plain = quantizer_of(replace(profile, method="gptq", steps="row"), parts)()
+    target = packed_bytes(plain)
+    quantizer = quantizer_of(profile, parts)
+    _, _, guess = at_bytes(quantizer, target)
+    ours, size, multiplier = at_bytes(quantizer, target, artifact_bytes, CLOSER, guess)
+    row = {"bits": profile.bits, "bytes": target, "artifact_bytes": size, "multiplier": round(multiplier, 4)}
+    row |= {"row_bpb_lost": round(lost(parts, plain), 5), "bpb_lost": round(lost(parts, ours), 5)}
+    return {**row, "ratio": round(row["bpb_lost"] / row["row_bpb_lost"], 3)}
+
+
+def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of rows of one width, over the runs: mean losses, and the ratio of the means."""
+    row, ours = (sum(row[key] for row in rows) / len(rows) for key in ("row_bpb_lost", "bpb_lost"))
+    return {"bits": rows[0]["bits"], "row_bpb_lost": row, "bpb_lost": ours, "ratio": ours / row}
+
+
+def tell(name: str, row: Mapping[str, float]) -> None:
+    size = f"{row['bytes']:,} B of brotli, {row['artifact_bytes']:,} B of artifact: " if "bytes" in row else ""
+    print(
+        f"{row['bits']} bits  {name}: {size}bpb lost {row['bpb_lost']:+.5f} against {row['row_bpb_lost']:+.5f} of row "
+        f"steps: {row['ratio']:.3f}",
+        flush=True,
+    )
+
+
+def sources(parsed: argparse.Namespace) -> Iterator[tuple[str, ModelSpec, dict[str, Tensor]]]:
+    """Name, shape and weights of every model."""
+    if parsed.published is not None:
+        yield parsed.published.name, *load_published(parsed.published)
+    for folder in parsed.run or ():
+        yield f"{folder}/{parsed.weights}", load_spec(folder), load_state(folder, parsed.weights)
+
+
+def texts(parsed: argparse.Namespace, spec: ModelSpec) -> tuple[Tensor, Tensor, HeldOut]:
+    """Windows to calibrate on, others of the same text, and what is scored."""
+    half = parsed.windows // 2
+    if parsed.shards is None:
+        calibration = windows(parsed.calibration, parsed.tokenizer, parsed.windows, 512)
+        fresh = windows(parsed.heldout, parsed.tokenizer, half, 512)
+        return calibration, fresh, scoring_text(parsed.score, parsed.tokenizer, parsed.scored, 1024)
+    known = sample(parsed.shards, "heldout", tokens=3 * half * 512, seq_len=512, seed=0, spec=spec, say=print)
+    score = list_shards(parsed.shards, "val")[0]
+    return known[half:], known[:half], scoring_text(score, parsed.tokenizer, parsed.scored, 1024)
+
+
+def prepare(parsed: argparse.Namespace, name: str, spec: ModelSpec, state: dict[str, Tensor]) -> dict[str, Any]:
+    """What all variants of one model share."""
+    attention = choose_backend("auto", parsed.device)[0] if parsed.device == "cuda" else "sdpa"
+
+    def built(weights: Mapping[str, Tensor]) -> torch.nn.Module:
+        return build(spec, weights, attention, parsed.device)
+
+    model = build(spec, state, attention, parsed.device)
+    calibration, fresh, text = texts(parsed, spec)
+    parts = {"spec": spec, "state": state, "text": text, "bpb": bits_per_byte(model, text), "build": built}
+    parts |= {"groups": tensor_groups(model), "device": parsed.device}
+    parts["hessians"], parts["heldout"] = collect(model, calibration, BATCH), collect(model, fresh, BATCH)
+    parts["curvature"] = curvature(model, calibration[: parsed.windows // 2], BATCH, parts["hessians"])
+    print(f"{name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantise", description=__doc__.split("\n", 1)[0])
-    for key in ("weights", "tokenizer", "calibration", "heldout", "score"):
-        parser.add_argument(f"--{key}", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--published", type=Path, help="weights of the challenge's baseline script")
+    source.add_argument("--run", type=Path, nargs="+", help="folders of weights that training wrote")
+    parser.add_argument("--weights", default="raw", help="which weights of --run (default: raw)")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model, or with --shards its folder")
+    parser.add_argument("--shards", type=Path, help="held-out text to calibrate on and val to score, instead of:")
+    for key in ("calibration", "heldout", "score"):
+        parser.add_argument(f"--{key}", type=Path)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--bits", type=int, nargs="*", default=[6, 5])
     parser.add_argument("--plain", action="store_true", help="int4 and ternary too, each beside others at its bytes")
+    parser.add_argument("--files-only", action="store_true", help="no tables: whole files alone")
+    parser.add_argument("--profile", type=Path, default=Path("profiles/record.yaml"), help="of the whole files")
     parser.add_argument("--windows", type=int, default=64, help="of calibration; half as many held out (default: 64)")
     parser.add_argument("--scored", type=int, default=24, help="windows of 1,024 tokens scored (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantise.json"))
     parsed = parser.parse_args()
-    torch.set_num_threads(1)
-    spec, state = load_published(parsed.weights)
-    model = build(spec, state)
-    calibration = windows(parsed.calibration, parsed.tokenizer, parsed.windows, 512)
-    fresh = windows(parsed.heldout, parsed.tokenizer, parsed.windows // 2, 512)
-    text = scoring_text(parsed.score, parsed.tokenizer, parsed.scored, 1024)
-    parts: dict[str, Any] = {"spec": spec, "state": state, "text": text, "bpb": bits_per_byte(model, text)}
-    parts["hessians"], parts["heldout"] = collect(model, calibration, BATCH), collect(model, fresh, BATCH)
-    parts["curvature"] = curvature(model, calibration[: parsed.windows // 2], BATCH, parts["hessians"])
-    print(f"{parsed.weights.name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)
+    if parsed.shards is None and None in (parsed.calibration, parsed.heldout, parsed.score):
+        parser.error("needed --shards, or --calibration, --heldout and --score")
+    if parsed.device == "cpu":
+        torch.set_num_threads(1)
+    profile = Quant(**yaml.safe_load(parsed.profile.read_text())["quant"])
     tables = [{name: {"bits": bits, **changed} for name, changed in VARIANTS.items()} for bits in parsed.bits]
     if parsed.plain:
         tables += [{name: changed} | {other: VARIANTS[other] for other in BESIDE} for name, changed in PLAIN.items()]
-    rows = [row for table in tables for row in measure(table, model, parts)]
-    document = {"weights": parsed.weights.name, "bpb": parts["bpb"], "tokens": text.tokens, "rows": rows}
+    runs, files = [], []
+    for name, spec, state in sources(parsed):
+        parts = prepare(parsed, name, spec, state)
+        rows = [row for table in tables for row in ([] if parsed.files_only else measure(table, parts))]
+        files += [compare(replace(profile, bits=bits), parts) for bits in parsed.bits]
+        for row in files[-len(parsed.bits) :]:
+            tell(name, row)
+        runs.append({"weights": name, "bpb": parts["bpb"], "rows": rows, "files": files[-len(parsed.bits) :]})
+    means = [mean_of([row for row in files if row["bits"] == bits]) for bits in parsed.bits]
+    for row in means:
+        tell(f"mean of {len(runs)}", row)
+    where = torch.cuda.get_device_name() if parsed.device == "cuda" else platform.machine()
+    document = {
+        "device": where,
+        "torch": torch.__version__,
+        "tokens": parts["text"].tokens,
+        "runs": runs,
+        "mean": means,
+    }
     parsed.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

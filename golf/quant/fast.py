@@ -13,7 +13,7 @@ from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_bits, ch
 from golf.quant.steps import Scheme
 from golf.quant.viterbi import Search
 
-SEARCHED = 1 << 26  # bytes of choices that a search may keep
+SEARCHED = 1 << 26  # sums that a search may hold at once
 
 
 def round_to_nearest(weight: Tensor, bits: int, clip_sigma: float, *, name: str = "weight") -> QuantizedTensor:
@@ -45,7 +45,7 @@ def round_alone(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Quan
     scaled = weight.detach().float() / steps[:, None]
     if scheme.states:
         search = Search.of(scheme.states, weight.device)
-        width = max(1, SEARCHED // (weight.shape[0] * scheme.states**2))
+        width = max(1, SEARCHED // (weight.shape[0] * scheme.states**3))
         parts = [search.symbols(part, steps.square()[None], scheme.limit)[0] for part in scaled.T.split(width)]
         codes = torch.cat(parts).T
     else:

@@ -22,6 +22,7 @@ from golf.quant.quantized import QuantizedTensor, check_bits, check_finite
 from golf.quant.steps import Scheme, column_exponents, factors_of, within_reach
 from golf.quant.viterbi import Search
 from golf.runtime.errors import DataError, FairwayError
+from golf.runtime.graphs import record
 
 MAX_RETRIES = 6  # of ten times the damping each: from 0.01 of the mean diagonal to 10,000 of it
 
@@ -244,22 +245,39 @@ def _round_columns(
     codes = torch.empty_like(columns, dtype=torch.int8)
     # row j: what one unit of error of j takes from each later column
     ratios = factors / factors.diagonal(dim1=1, dim2=2)[:, :, None]
+    # the columns of a block and what is theirs, always in the same memory: a graph goes from one to the next
+    place = torch.zeros(1, dtype=torch.int64, device=columns.device)
+    block, taken, scale, found = (
+        part[:, :block_size].clone() for part in (columns, ratios[:, :, :block_size], scales, codes)
+    )
+    errors = torch.zeros_like(block)
+
+    def round_at(place: slice | Tensor, seen: int) -> None:
+        """The column at ``place``, less what the first ``seen`` take from it; an error that is still to come is 0."""
+        column = block[:, place].baddbmm(taken[:, :seen, place].transpose(1, 2), errors[:, :seen], alpha=-1)[:, 0]
+        step = steps * scale[:, place]
+        if search is None:
+            code = level = torch.round(column / step).clamp(-limits[:, None], limits[:, None])
+        else:
+            code, level = search.symbols(column / step, steps.square(), limits)
+            level = level / 2
+        found[:, place] = code[:, None].to(torch.int8)
+        errors[:, place] = (column - level * step)[:, None]
+
+    def round_next() -> None:
+        round_at(place, block_size)
+        place.add_(1)
+
+    replay = record(round_next).replay if columns.is_cuda else None
     for start in range(0, count, block_size):
-        stop = min(start + block_size, count)
-        errors = torch.empty_like(columns[:, start:stop])
-        for j in range(start, stop):
-            column = columns[:, j]
-            if j > start:
-                taken = ratios[:, start:j, j].unsqueeze(1)
-                column = torch.baddbmm(column[:, None], taken, errors[:, : j - start], alpha=-1)[:, 0]
-            step = steps * scales[:, j : j + 1]
-            if search is None:
-                code = level = torch.round(column / step).clamp(-limits[:, None], limits[:, None])
-            else:
-                code, level = search.symbols(column / step, steps.square(), limits)
-                level = level / 2
-            codes[:, j] = code.to(torch.int8)
-            errors[:, j - start] = column - level * step
-        if stop < count:
-            columns[:, stop:].baddbmm_(ratios[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
+        now, later = slice(start, start + block_size), slice(start + block_size, count)
+        width = columns[:, now].shape[1]
+        block[:, :width], scale[:, :width] = columns[:, now], scales[:, now]
+        taken[:, :width, :width] = ratios[:, now, now]
+        errors.zero_()
+        place.zero_()
+        for j in range(width):
+            replay() if replay else round_at(slice(j, j + 1), j)
+        codes[:, now] = found[:, :width]
+        columns[:, later].baddbmm_(ratios[:, now, later].transpose(1, 2), errors[:, :width], alpha=-1)
     return codes

@@ -6,14 +6,13 @@ is one launch. Nothing is compiled but our own kernels, so this begins in second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from golf.model.transformer import Transformer
-from golf.runtime.errors import ConfigError
+from golf.runtime.graphs import record
 from golf.train.feed import Batch, Forward
 
 
@@ -71,24 +70,3 @@ class Captured:
         loss = batch.nll(self._forward).mean() * self._share
         loss.backward()
         self._total += loss.detach()
-
-
-def record(work: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
-    """``work`` as a graph, in the memory of ``pool`` where there is one; it is run once before.
-
-    Raises:
-        ConfigError: it does what a graph cannot hold.
-    """
-    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # once as it is: what is compiled or chosen at the first call waits for the GPU
-        work()
-    torch.cuda.current_stream().wait_stream(aside)
-    try:
-        # The thread that reads ahead pins memory, and NCCL's asks after its work; neither belongs to the graph.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            work()
-    except RuntimeError as error:
-        what = f"hardware.graphs: found {error}, needed operations that a CUDA graph can record"
-        raise ConfigError(what, hint="dvc exp run -S hardware.graphs=off") from error
-    return graph

@@ -1,11 +1,13 @@
 """GPTQ on every grid: matrices side by side, steps by column, trellises."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from golf.quant import gptq as rounding
 from golf.quant.fast import round_alone, round_to_nearest
 from golf.quant.gptq import gptq, invert, output_error, quantize_batch
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, from_arrays, to_arrays
@@ -38,6 +40,27 @@ def test_side_by_side_is_one_after_the_other(scheme: Scheme) -> None:
         alone = quantize_batch([matrices[i]], [inverses[i]], [replace(scheme, clip_sigma=clip)], 8)[0]
         assert torch.equal(together[i].codes, alone.codes)
         assert torch.equal(together[i].steps, alone.steps)
+
+
+class Replayed:
+    """What :func:`golf.runtime.graphs.record` gives, without a GPU; tests/gpu has the real one."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.replay = work
+        work()
+
+
+@SCHEMES
+def test_a_column_recorded_once_is_replayed_for_every_other(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks, the last one short: what the one before left behind it takes nothing from its columns."""
+    matrices = [weights(20, 20, seed) for seed in range(2)]
+    inverses = [invert(inputs_hessian(20, 300, seed), 0.01) for seed in range(2)]
+    eager = quantize_batch(matrices, inverses, [scheme] * 2, 8)
+    monkeypatch.setattr(rounding, "record", Replayed)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    replayed = quantize_batch(matrices, inverses, [scheme] * 2, 8)
+    for ours, theirs in zip(replayed, eager, strict=True):
+        assert torch.equal(ours.codes, theirs.codes)
 
 
 def test_a_batch_of_one_by_rows_is_gptq() -> None:

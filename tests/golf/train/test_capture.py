@@ -21,7 +21,7 @@ from tests.golf.train.tiny import GROWING, PACKED, make_config
 
 
 class Replayed:
-    """What :func:`golf.train.capture.record` gives, without a GPU."""
+    """What :func:`golf.runtime.graphs.record` gives, without a GPU."""
 
     def __init__(self, work: Callable[[], None], pool: object) -> None:
         self.replay, self.shared = work, pool

@@ -1,0 +1,33 @@
+"""CUDA graphs: work on a GPU that is recorded once and launched whole, where each kernel would wait for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from golf.runtime.errors import ConfigError
+
+
+def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
+    """``work`` as a graph, in the memory of ``pool`` where there is one; it is run once before.
+
+    Raises:
+        ConfigError: it does what a graph cannot hold.
+    """
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # once as it is: what is compiled or chosen at the first call waits for the GPU
+        work()
+    torch.cuda.current_stream().wait_stream(aside)
+    try:
+        # The thread that reads ahead pins memory, and NCCL's asks after its work; neither belongs to the graph.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            work()
+    except RuntimeError as error:
+        what = f"hardware.graphs: found {error}, needed operations that a CUDA graph can record"
+        raise ConfigError(
+            what, hint="dvc exp run -S hardware.graphs=off, or quantize with hardware.device=cpu"
+        ) from error
+    return graph
