@@ -35,7 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.bundle", description="Build the program that ships.")
     parser.parse_args()
     sections = (load(Model), load(Optim), load(Train), load(Select), load(Compress), load(Eval))
-    program, modules = build(document={section.SECTION: to_dict(section) for section in sections})
+    built = build(document={section.SECTION: to_dict(section) for section in sections})
+    program, modules = built.program, built.modules()
     largest = sorted(modules.items(), key=lambda item: (-item[1], item[0]))
     rows = ["module,bytes", *(f"{name},{size:.0f}" for name, size in largest)]
     write_bytes(PROGRAM, program)

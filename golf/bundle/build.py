@@ -9,11 +9,13 @@ the launcher says how to unpack it (docs/program.md). The same sources and param
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,10 +58,14 @@ LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp
 
 
 class Built(NamedTuple):
-    """A program, and its bytes by module: all of them, shared in proportion to what each module adds to the rest."""
+    """A program, and what is in it: its text by module, before names are short."""
 
     program: bytes
-    modules: dict[str, float]
+    texts: dict[str, str]
+
+    def modules(self) -> dict[str, float]:
+        """Its bytes by module: all of them, shared in proportion to what each module adds to the rest."""
+        return shares(self.texts, len(self.program))
 
 
 def build(
@@ -79,14 +85,26 @@ def build(
     """
     sources = closure(Path(root), program)
     linker = Linker(sources, program)
-    trees = compose(linker, document)
-    texts = _by_module(linker, trees)
-    rename(trees, _exports(linker), {MORE})
+    with _without_collector():
+        trees = compose(linker, document)
+        texts = _by_module(linker, trees)
+        rename(trees, _exports(linker), {MORE})
+        text = PART.join(minify(ast.unparse(tree)) for tree in trees)
     # brotli is smaller, but no part of Python: for programs whose artifacts need it anyway
     codec = "brotli" if document and "brotli" in document["compress"]["codecs"] else "lzma"
-    text = PART.join(minify(ast.unparse(tree)) for tree in trees)
-    built = archive(source_of(Path(root), LAUNCHER), text, codec)
-    return Built(built, shares(texts, len(built)))
+    return Built(archive(source_of(Path(root), LAUNCHER), text, codec), texts)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python looks for cycles each time that so many nodes were made, among all that there are: a fifth of a build."""
+    there = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if there:
+            gc.enable()
 
 
 def compose(linker: Linker, document: Mapping[str, Mapping[str, Any]] | None) -> list[ast.Module]:

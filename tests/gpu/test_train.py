@@ -12,8 +12,8 @@ from golf.train.distributed import join
 from golf.train.loop import enter, set_up, take_step, train, warm_up
 from golf.train.plan import TrainConfig, make_plan
 from tests.golf.train.test_checkpoint import interrupt
-from tests.golf.train.test_distributed import run_ranks
 from tests.golf.train.tiny import GROWING, make_config
+from tests.ranks import torchrun
 
 pytestmark = pytest.mark.gpu
 
@@ -87,10 +87,10 @@ print("rank", result.first, result.steps, result.clock, result.timing["clock_sec
 def test_ranks_over_nccl_train_as_one_gpu_does_and_end_together(tmp_path: Path) -> None:
     steps = {"steps": 30, "micro_batch_tokens": 128}
     alone = train(on_gpu(make_config(tmp_path, **steps)))
-    printed = run_ranks(2, tmp_path, steps, program=RANKS)
+    printed = torchrun(2, tmp_path, steps, program=RANKS)
     first = next(line for line in printed.splitlines() if line.startswith("rank True"))
     assert float(first.split()[-1]) == pytest.approx(alone.final_loss, rel=0.03)
     clocked = {"steps": 0, "seconds": 3.0, "gpus": 4, "log_every": 10}
-    lines = [line.split() for line in run_ranks(2, tmp_path, clocked, program=RANKS).splitlines() if "rank" in line]
+    lines = [line.split() for line in torchrun(2, tmp_path, clocked, program=RANKS).splitlines() if "rank" in line]
     assert len({line[2] for line in lines}) == 1
     assert all(float(line[5]) <= 6.2 for line in lines), "stretched x2: 6 seconds"

@@ -15,6 +15,7 @@ from pipeline.doctor import services
 from pipeline.remote import shown
 from pipeline.save import save
 from tests.pipeline import s3
+from tests.pipeline.dvc_folder import make_dvc
 from tests.pipeline.test_save import contents, here, run, saved, template
 from tests.stages.world import ROOT
 
@@ -34,8 +35,7 @@ def store(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Store]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with s3.serving() as found:
-        run(here, f"{PYTHON} -m dvc remote modify store url s3://{s3.BUCKET}/golf",
-            f"{PYTHON} -m dvc remote modify store endpointurl {found.url}")  # fmt: skip
+        make_dvc(here, f"s3://{s3.BUCKET}/golf", endpointurl=found.url)
         yield found
 
 

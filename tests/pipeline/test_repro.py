@@ -12,6 +12,7 @@ from golf.params.hardware import Hardware
 from pipeline import repro
 from pipeline.flows import StageFailed
 from pipeline.repro import Order, lanes, order, side_by_side
+from tests.pipeline.dvc_folder import make_dvc
 from tests.stages.world import ROOT, write_params
 
 # Each stage leaves its file and a line in `log`. The two `early` end only if they run at once; seed 13 fails in `late`.
@@ -88,8 +89,8 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_params(tmp_path, seeds=[1, 2])
     Path("stage.py").write_text(STAGE)
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH}, sort_keys=False))
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, check=True)
+    subprocess.run(["git", "init", "-q"], check=True)
+    make_dvc(tmp_path)
     return tmp_path
 
 

@@ -19,6 +19,7 @@ from pipeline import remote as remote_module
 from pipeline import save as module
 from pipeline.save import half_written, save
 from pipeline.supervise import BusyError, locked
+from tests.pipeline.dvc_folder import make_dvc
 from tests.stages.world import ROOT, write_params
 
 GRAPH = """stages:
@@ -40,8 +41,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.yaml").write_text(GRAPH)
     (folder / ".gitignore").write_text("/out\n/logs\n/reports\n/mlflow.db\n/mlartifacts\n/.locks\n/params.yaml\n")
     git, dvc = "git -c user.name=t -c user.email=t@t", f"{sys.executable} -m dvc"
-    run(folder, "git init -q .", f"{dvc} init -q", f"{dvc} config core.autostage false",
-        f"{dvc} remote add -q -d store ../store", f"{dvc} repro -q", "git add -A", f"{git} commit -qm start",
+    make_dvc(folder, "../../store")
+    run(folder, "git init -q .", f"{dvc} repro -q", "git add -A", f"{git} commit -qm start",
         f"git clone -q --bare . {top}/origin.git", "git remote add origin ../origin.git")  # fmt: skip
     write_params(folder)
     for name, text in {
@@ -136,7 +137,7 @@ def test_a_fresh_clone_gets_the_result_from_the_remotes(here: Path) -> None:
 
 
 def test_without_a_remote_nothing_is_begun(here: Path) -> None:
-    run(here, f"{sys.executable} -m dvc remote remove store")
+    make_dvc(here)
     lines = list[str]()
     with pytest.raises(ConfigError, match=r"no default DVC remote .* Try: dvc remote add -d"):
         save(lines.append)
@@ -144,7 +145,7 @@ def test_without_a_remote_nothing_is_begun(here: Path) -> None:
 
 
 def test_a_storage_whose_package_is_missing_is_named(here: Path) -> None:
-    run(here, f"{sys.executable} -m dvc remote modify store url hdfs://host/path")
+    make_dvc(here, "hdfs://host/path")
     with pytest.raises(ConfigError, match=r"DVC remote: hdfs .* Try: pip install dvc-hdfs"):
         save(lambda _: None)
 

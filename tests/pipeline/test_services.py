@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.doctor import services
+from tests.pipeline.dvc_folder import make_dvc
 from tests.stages.world import ROOT, write_params
 
 SECRET = "s3cr3t-v4lue"
@@ -139,9 +140,8 @@ def test_the_whole_command_on_a_cpu(here: Path) -> None:
     (here / "dep").write_text("one")
     (here / "dvc.yaml").write_text(GRAPH)
     (here / "store").mkdir()
-    for command in ("git init -q .", f"{sys.executable} -m dvc init -q",
-                    f"{sys.executable} -m dvc remote add -q -d store {here}/store"):  # fmt: skip
-        subprocess.run(command.split(), cwd=here, check=True)
+    subprocess.run(["git", "init", "-q", "."], cwd=here, check=True)
+    make_dvc(here, f"{here}/store")
     write_params(here, data={"source": "fineweb"}, hardware={"min_tflops": 1e-6})
     done = doctor(here, "--json")
     told = json.loads(done.stdout)

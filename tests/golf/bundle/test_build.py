@@ -171,9 +171,9 @@ def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
     names = set(closure(ROOT, PROGRAM))
     assert {"golf", "golf.codec.container", "golf.model.transformer", "golf.scoring.evaluator", PROGRAM} <= names
     assert not {name for name in names if name.startswith(("golf.stats", "golf.records", "golf.bundle.build"))}
-    assert set(built().modules) <= names
+    assert set(built().modules()) <= names
     assert not {"golf.scoring.audit", "golf.scoring.checks", "golf.data.packing", "golf.params.audit"} & set(
-        built().modules
+        built().modules()
     )
     with zipfile.ZipFile(program) as file:
         assert file.namelist() == ["__main__.py"]

@@ -15,8 +15,8 @@ from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
 from golf.runtime.errors import DataError, FairwayError, MissingInput
-from tests.golf.train.test_distributed import run_ranks
 from tests.programs import arguments, with_artifact
+from tests.ranks import run_ranks
 from tests.stages.world import VOCABULARY
 
 RANK = """

@@ -13,7 +13,7 @@ from golf.optim.exchange import Peers
 from golf.optim.groups import Optimizer, build_optimizer
 from golf.params.optim import Optim
 from tests.golf.model.tiny import EVERYTHING, tiny, tokens
-from tests.golf.train.test_distributed import run_ranks
+from tests.ranks import run_ranks
 
 # Adam divides a gradient of nearly zero by itself: with its usual eps a sum in another order, which is the processor's
 # and the ranks', would move such a weight by a hundredth of a step.

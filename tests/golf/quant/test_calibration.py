@@ -17,7 +17,7 @@ from golf.quant.curvature import calibrate
 from golf.quant.hessian import collect
 from golf.runtime.errors import DataError
 from tests.golf.quant import tiny
-from tests.golf.train.test_distributed import run_ranks
+from tests.ranks import run_ranks
 
 WINDOWS = torch.from_numpy(tiny.tokens(11 * 21).astype("int64")).view(11, 21)
 MASKED = ModelSpec(dataclasses.replace(tiny.CONFIG, document_mask=True, bos_mask=True), tiny.VOCAB)

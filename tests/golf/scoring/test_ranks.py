@@ -10,7 +10,7 @@ from golf.params.eval import Eval
 from golf.scoring.evaluator import make_scorer
 from tests.golf.model.tiny import tiny
 from tests.golf.scoring.test_document_scorer import LENGTHS, stream
-from tests.golf.train.test_distributed import run_ranks
+from tests.ranks import run_ranks
 
 KINDS = {
     "sliding": "ttt='none'",

@@ -1,8 +1,6 @@
 """Real ranks of gloo, each a process: one, two and four must compute the same training."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from golf.train.distributed import Ranks, join
 from golf.train.loop import train
 from tests.golf.train.test_checkpoint import interrupt
 from tests.golf.train.tiny import make_config, write_shards
+from tests.ranks import run_ranks, torchrun
 
-ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import dataclasses, sys
 from pathlib import Path
@@ -33,20 +31,13 @@ sys.stdout.write(line)  # in one piece: ranks share the pipe
 """
 
 
-def run_ranks(count: int, *arguments: object, program: str = PROGRAM) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += [f"--nproc-per-node={count}", "--no-python", sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_ranks_computes_the_same_training(tmp_path: Path, count: int) -> None:
     steps = {"steps": 4, "micro_batch_tokens": 64, "log_every": 1}
     config = make_config(tmp_path, **steps)
     train(config)
-    printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps)
+    start = torchrun if count == 2 else run_ranks
+    printed = start(count, tmp_path, tmp_path / "ranks", steps, program=PROGRAM)
     assert printed.count("rank True 4 steps") == 1
     assert printed.count("rank False 4 steps") == count - 1
     for name in ("raw", "ema-0.98", "ema-0.99", "swa"):
@@ -64,7 +55,7 @@ def test_ranks_go_on_with_what_one_process_left_as_if_nothing_had_been(
     config = make_config(tmp_path, **steps)
     train(dataclasses.replace(config, checkpoints=None))
     interrupt(config, 4, monkeypatch)
-    printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps)
+    printed = run_ranks(count, tmp_path, tmp_path / "ranks", steps, program=PROGRAM)
     assert printed.count(" 6 steps True\n") == count
     for name in ("raw", "ema-0.98", "ema-0.99", "swa"):
         found, expected = load_state(tmp_path / "ranks", name), load_state(config.out, name)
@@ -76,12 +67,12 @@ def test_ranks_go_on_with_what_one_process_left_as_if_nothing_had_been(
 def test_ranks_end_together_by_the_first_one_s_clock_and_resume_together(tmp_path: Path) -> None:
     # A second of two ranks: a checkpoint after 0.6 is the only one, even when the last step is a slow one.
     clocked = {"steps": 0, "seconds": 0.5, "gpus": 4, "log_every": 1, "checkpoint_seconds": 0.6}
-    printed = run_ranks(2, write_shards(tmp_path / "shards").parent, tmp_path / "ranks", clocked)
+    printed = run_ranks(2, write_shards(tmp_path / "shards").parent, tmp_path / "ranks", clocked, program=PROGRAM)
     lines = [line.split() for line in printed.splitlines() if line.startswith("rank")]
     assert len(lines) == 2
     assert lines[0][2:] == lines[1][2:], "the same step on both"
     assert lines[0][3:5] == ["stretched", "x2"]
-    again = run_ranks(2, tmp_path, tmp_path / "ranks", clocked)
+    again = run_ranks(2, tmp_path, tmp_path / "ranks", clocked, program=PROGRAM)
     assert again.count("True\n") == 2, "both resumed from the first one's checkpoint"
     last = Store(next((tmp_path / "checkpoints").iterdir()), 0.0, print).latest()
     assert last is not None

@@ -17,8 +17,9 @@ from golf.train.plan import make_plan
 from golf.train.run import Run, set_up
 from golf.train.warmup import distinct, warm_up
 from tests.golf.train.test_checkpoint import interrupt
-from tests.golf.train.test_distributed import run_ranks
+from tests.golf.train.test_distributed import PROGRAM
 from tests.golf.train.tiny import GROWING, PACKED, files, make_config
+from tests.ranks import run_ranks
 
 KINDS = pytest.mark.parametrize("kind", [GROWING, PACKED], ids=["windows", "documents"])
 
@@ -117,7 +118,7 @@ def test_any_number_of_ranks_computes_the_same_over_documents(tmp_path: Path, co
     kind = {**PACKED, "steps": 5, "micro_batch_tokens": 32, "seq_len": 32, "seq_growth": ((0.4, 16),)}
     config = make_config(tmp_path, **kind)
     train(dataclasses.replace(config, checkpoints=None))
-    printed = run_ranks(count, tmp_path, tmp_path / "ranks", kind)
+    printed = run_ranks(count, tmp_path, tmp_path / "ranks", kind, program=PROGRAM)
     assert printed.count(" 5 steps") == count
     assert len(list((tmp_path / "checkpoints" / "documents").iterdir())) == 1
     for name in ("raw", "ema-0.98", "swa"):

@@ -1,0 +1,62 @@
+"""Real ranks of gloo, each a process, for tests of what they compute together."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Torch is imported once, and each rank is a fork: torchrun imports it again in each, a second and more of a core.
+FORKS = """
+import os, sys, traceback
+import torch.distributed
+import golf.train.loop
+
+program, count = sys.argv[1], int(os.environ["WORLD_SIZE"])
+del sys.argv[1]
+ranks = {}
+for rank in range(count):
+    pid = os.fork()
+    if pid:
+        ranks[pid] = rank
+        continue
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        exec(compile(program, "rank", "exec"), {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+while ranks:
+    pid, status = os.wait()
+    del ranks[pid]
+    if status:
+        for other in ranks:
+            os.kill(other, 9)
+        sys.exit(1)
+"""
+
+
+def run_ranks(count: int, *arguments: object, program: str) -> str:
+    """What ``count`` ranks print that run ``program``, with the environment that torchrun gives them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in given.items()}}
+    return _output([sys.executable, "-c", FORKS, program, *map(str, arguments)], environment)
+
+
+def torchrun(count: int, *arguments: object, program: str) -> str:
+    """The same by torchrun itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += [f"--nproc-per-node={count}", "--no-python", sys.executable, "-c", program, *map(str, arguments)]
+    return _output(command, {**os.environ})
+
+
+def _output(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
