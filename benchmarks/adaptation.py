@@ -31,7 +31,7 @@ from golf.model.attention import choose_backend
 from golf.model.published import load_published
 from golf.model.weights import build, load_spec, load_state
 from golf.params.eval import Eval
-from golf.scoring import reader
+from golf.scoring import documents as cutting
 from golf.scoring.bpb import total
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.documents import Cut, Pieces
@@ -51,12 +51,12 @@ class ReadAgain(Pieces):
 @contextmanager
 def cut_by(pieces: type[Pieces]) -> Iterator[None]:
     """Readers cut rows by ``pieces``."""
-    before = reader.Pieces
-    reader.Pieces = pieces  # type: ignore[misc]
+    before = cutting.Pieces
+    cutting.Pieces = pieces  # type: ignore[misc]
     try:
         yield
     finally:
-        reader.Pieces = before  # type: ignore[misc]
+        cutting.Pieces = before  # type: ignore[misc]
 
 
 def forms(

@@ -33,6 +33,8 @@ from golf.scoring.evaluator import make_scorer
 from golf.scoring.protocol import ByteCounter, Scorer
 from golf.train.distributed import Ranks, join
 
+REPAYS = 30e6  # tokens that a rank reads in windows before the half minute of compiling comes back
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -68,7 +70,9 @@ def evaluate(parsed: argparse.Namespace) -> None:
             subject = read_artifact(parsed.artifact, hardware, ranks)
             check_vocabulary(subject.spec, counter)
         deadline = started + config.budget_seconds
-        result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline, compiled=subject.compiled)
+        read = tokens.numel() / config.stride * config.seq_len / ranks.count
+        compiled = subject.compiled and (hardware.compile == "on" or read > REPAYS)
+        result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline, compiled=compiled)
         seconds = {**watch.parts, **result.pop("seconds")}
         rank = {"seconds": seconds, "waited": result.pop("waited"), "peak_memory_bytes": peak_memory(ranks.device)}
         write_json(parsed.out / f"rank{ranks.index}.json", rank)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.params.eval import Eval
-from golf.scoring.documents import Document, by_length, deal, group, phases, split
+from golf.scoring.documents import Document, by_length, deal, group, phases, pieces, split, targets
 from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
@@ -166,7 +166,7 @@ class DocumentScorer:
     ) -> None:
         """Score this rank's groups; learning ends when all that is left, ``later`` targets too, would come too late."""
         rank, count = ranks()
-        groups = deal(group(documents, self.config.lora_documents), count)[rank]
+        groups = deal(group(documents, self.config.lora_documents), count, pieces(self.config, self.adapts))[rank]
         left = later + sum(map(targets, groups))
         for members in groups:
             needed = self._pace.seconds(left + targets(members))  # to learn from these takes as long as to read two
@@ -220,11 +220,6 @@ class DocumentScorer:
         if self.traced:
             shift = int(self._places[start - 1]) + 1 - start if self.config.order == "length" else 0
             self._events[key].append(Event(kind, start + shift, stop + shift, state))
-
-
-def targets(members: Sequence[Document]) -> int:
-    """How many targets the documents have."""
-    return sum(document.length for document in members)
 
 
 def learn_phase(learner: Learner, phase: Sequence[Document], stream: Tensor) -> None:

@@ -13,6 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from golf.params.eval import Eval
+
+PIECE = 4096  # targets that a GPU would read while Python launches the kernels of one piece
+
 
 class Document(NamedTuple):
     """Inputs [start, stop) of the stream; the targets are [start + 1, stop + 1)."""
@@ -70,17 +74,6 @@ def group(documents: Sequence[Document], rows: int) -> list[list[Document]]:
     return [ordered[first : first + rows] for first in range(0, len(ordered), rows)]
 
 
-def deal(groups: Sequence[list[Document]], ranks: int) -> list[list[list[Document]]]:
-    """The groups of each rank: in their order, each to the rank that has the fewest targets so far."""
-    hands: list[list[list[Document]]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for members in groups:
-        rank = loads.index(min(loads))
-        hands[rank].append(members)
-        loads[rank] += sum(document.length for document in members)
-    return hands
-
-
 class Cut(NamedTuple):
     """A piece of a row: [begin, stop) is read and [start, stop) scored.
 
@@ -116,3 +109,29 @@ class Pieces:
                 origin = begin = start - self.window // 2
             yield Cut(begin, start, stop)
             start = stop
+
+
+def pieces(config: Eval, learns: bool) -> Pieces:
+    """How rows are cut: as adapters learn, or as large as a window's half allows."""
+    first = config.lora_chunk_tokens if learns else config.seq_len // 2
+    return Pieces(first, config.lora_chunk_growth * learns, config.seq_len)
+
+
+def deal(groups: Sequence[list[Document]], ranks: int, cut: Pieces) -> list[list[list[Document]]]:
+    """The groups of each rank: in their order, each to the rank that has the least to do so far.
+
+    A group costs its targets and, for each of its pieces, which come one after the other, ``PIECE`` more: dealt out by
+    targets alone, four GPUs waited half of their time for the one with the longest document.
+    """
+    hands: list[list[list[Document]]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for members in groups:
+        rank = loads.index(min(loads))
+        hands[rank].append(members)
+        loads[rank] += targets(members) + PIECE * len(list(cut(members[0].length)))
+    return hands
+
+
+def targets(members: Sequence[Document]) -> int:
+    """How many targets the documents have."""
+    return sum(document.length for document in members)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from golf.model.past import Past
 from golf.params.eval import Eval
-from golf.scoring.documents import Document, Pieces
+from golf.scoring.documents import Document, pieces
 from golf.scoring.lora import RowAdapters
 from golf.scoring.windows import nll_of
 
@@ -48,14 +48,11 @@ class Reader:
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order; between one and the next, :meth:`finish` must be called."""
-        config, members, last, device = self.config, self.members, self.stream.numel() - 1, self.stream.device
-        cut = Pieces(config.lora_chunk_tokens, config.lora_chunk_growth, config.seq_len)
-        if self.adapters is None:
-            cut = Pieces(max(config.seq_len // 2, 1), 0.0, config.seq_len)
+        members, last, device = self.members, self.stream.numel() - 1, self.stream.device
         starts = torch.tensor([document.start for document in members], device=device)[:, None]
         stops = torch.tensor([document.stop for document in members], device=device)[:, None]
         rows = len(members)
-        for begin, start, stop in cut(members[0].length):
+        for begin, start, stop in pieces(self.config, self.adapters is not None)(members[0].length):
             places = starts[:rows] + torch.arange(begin, stop + 1, device=device)
             scored = places[:, start - begin : -1]
             going = sum(document.length > stop for document in members[:rows])

@@ -45,10 +45,18 @@ def test_groups_hold_documents_of_like_length_and_hands_are_even() -> None:
     assert sorted(document for members in groups for document in members) == documents
     lengths = [document.length for members in groups for document in members]
     assert lengths == sorted(lengths, reverse=True)
-    hands = deal(groups, 4)
+    hands = deal(groups, 4, Pieces(32, 0.0, 256))
     assert sorted(document for hand in hands for members in hand for document in members) == documents
     loads = [sum(document.length for members in hand for document in members) for hand in hands]
     assert max(loads) - min(loads) <= 0.05 * max(loads)
+
+
+def test_a_long_document_is_a_hand_of_its_own_as_its_pieces_come_one_after_the_other() -> None:
+    groups = [[Document(0, 10_000)], *([Document(10_000 + i * 990, 10_990 + i * 990)] * 16 for i in range(14))]
+    cut = Pieces(100, 0.0, 1000)
+    hands = deal(groups, 3, cut)
+    assert hands[0] == groups[:1], "100 pieces of one row, as many targets as two of the others"
+    assert [sum(len(list(cut(members[0].length))) for members in hand) for hand in hands] == [100, 70, 70]
 
 
 @pytest.mark.parametrize("growth", [0.0, 0.125, 1.0])
