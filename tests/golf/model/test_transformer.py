@@ -229,7 +229,8 @@ def test_bf16_activations_stay_close():
 @pytest.mark.slow
 @pytest.mark.parametrize("switches", [{}, EVERYTHING], ids=str)
 def test_compiles_whole_with_inductor(switches):
-    model, ids = tiny(**switches), tokens(length=25)
+    # Two layers, of which one has each of: exclusive attention, a skip, the first one's values.
+    model, ids = tiny(**switches, num_layers=2, xsa_layers=1), tokens(length=25)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     loss = compiled(ids[:, :-1], ids[:, 1:]).mean()
     loss.backward()
