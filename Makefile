@@ -30,7 +30,7 @@ experiments: $(VENV)/.run  ## every experiment: its score, its bytes and the kno
 	@dvc exp show --only-changed --drop '$(UNLISTED)'
 
 test: $(VENV)/.dev  ## the tests, the slow ones too, on every core
-	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu' -n auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -m 'not gpu' -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	ruff check .
