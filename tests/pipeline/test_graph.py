@@ -140,8 +140,8 @@ def processor_seconds(graph: Graph) -> float:
 def test_nothing_to_do_is_said_in_three_seconds(graph: Graph) -> None:
     # What of that time is ours to spend: DVC reads each line of dvc.lock with a slow parser.
     assert len((graph.folder / "dvc.lock").read_text().splitlines()) <= 2_050
-    # Who shares the core only ever adds (runs beside each other differ by 30 %): the least of three is DVC's own.
-    assert min(processor_seconds(graph) for _ in range(3)) <= 3.0
+    # Who shares the core only ever adds (runs beside each other differ by 30 %): one of three is DVC's own.
+    assert any(processor_seconds(graph) <= 3.0 for _ in range(3))
     assert not graph.run("git", "status", "--porcelain").text.strip()
 
 
@@ -172,7 +172,7 @@ def test_five_bits_and_back_and_again(graph: Graph) -> None:
     again = graph.dvc("exp", "run", "-S", "quant.bits=5")
     assert not again.ran
     assert artifact.read_bytes() == five
-    graph.dvc("exp", "run", "-S", "quant.bits=6")
+    # Left at 5: up to date too, and the tests below take it up as they would 6.
 
 
 def test_another_seed_leaves_the_first_alone_and_the_aggregate_knows(graph: Graph) -> None:

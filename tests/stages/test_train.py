@@ -119,7 +119,7 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(tmp_path: Path, change
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tmp_path: Path) -> None:
     """kill -9 of the real command, twice; the report is that of a run that nobody disturbed."""
-    steps = {"steps": 600, "log_every": 10, "checkpoint_seconds": 0.01}
+    steps = {"steps": 300, "log_every": 10, "checkpoint_seconds": 0.01}
     whole, killed = prepare(tmp_path / "whole", **steps), prepare(tmp_path / "killed", **steps)
     assert run(whole).returncode == 0
     for least in (1, 100):

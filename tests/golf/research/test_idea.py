@@ -157,7 +157,8 @@ def test_any_accepted_size_is_a_model(heads: int) -> None:
 def test_nothing_of_the_project_imports_the_ideas() -> None:
     outside = [path for path in files("golf", "stages", "pipeline") if path.parts[:2] != ("golf", "research")]
     for path in outside:
-        names = {node.module or "" for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)}
-        names |= {a.name for node in ast.walk(tree(path)) if isinstance(node, ast.Import) for a in node.names}
+        nodes = list(ast.walk(tree(path)))
+        names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        names |= {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
         assert not [name for name in names if name.startswith("golf.research")], path
     assert "golf/research" not in (ROOT / "dvc.yaml").read_text()
