@@ -135,13 +135,13 @@ class Transformer(nn.Module):
 
         Args:
             tokens: (B, T) int64.
-            targets: (B, T) int64, the token that follows each.
+            targets: (B, T) int64, the token that follows each; fewer: those of the last tokens.
             adapters: functions added to the outputs of named matrices, see :data:`golf.model.linear.Adapters`.
             documents: with ``document_mask``, where attention stops; None: at each BOS and at the row's start.
             past: the tokens before these in the same rows, of one document each; it is told of these. Without kernels.
 
         Returns:
-            without targets the logits (B, T, V), with targets their negative log-likelihood (B, T) in nats; fp32.
+            without targets the logits (B, T, V), else the targets' negative log-likelihood, as they, in nats; fp32.
         """
         weight = self.embed.seen_weight()
         if past is None:
@@ -170,6 +170,8 @@ class Transformer(nn.Module):
                 kept[index] = Relay(x.added(self.kernels))
                 x = Residual.of(kept[index])
         hidden = (x if second is None else joined(x, second)).normed(1.0, self.kernels)
+        if targets is not None and targets.shape[1] < tokens.shape[1]:
+            hidden = hidden[:, tokens.shape[1] - targets.shape[1] :]
         if self.fused_loss and targets is not None and adapters is None:
             fused = loss_kernel.linear_cross_entropy
             nll = fused(hidden.flatten(0, 1), weight, targets.flatten(), self.config.logit_softcap, kernel=True)

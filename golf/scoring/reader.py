@@ -19,8 +19,7 @@ class Piece(NamedTuple):
     """The same stretch of R documents, those of a group that reach so far."""
 
     start: int  # of the targets to score, in each document
-    anew: bool  # read without a past
-    tokens: Tensor  # (R, L + 1): inputs and targets, of which the last C targets are to be scored
+    tokens: Tensor  # (R, L + 1): inputs and targets, of which the last C targets are to be scored: L > C: read anew
     places: Tensor  # (R, C): the position of each such target, less 1; T - 1 behind a document's end
     going: int  # the first so many rows have targets behind this piece
 
@@ -58,7 +57,6 @@ class Reader:
             going = sum(document.length > stop for document in members[:rows])
             yield Piece(
                 start=start,
-                anew=begin < start,
                 tokens=self.stream[places.clamp(max=last)],
                 places=torch.where(scored < stops[:rows], scored, last),
                 going=going,
@@ -69,25 +67,27 @@ class Reader:
         """(R, C) nats of the targets to score; with a graph back to adapters that will learn from them."""
         learns = self.adapters is not None and piece.going > 0
         with torch.set_grad_enabled(learns):
-            nll: Tensor = self._forward(piece, piece.tokens[:, 1:])
-        return nll[:, -piece.places.shape[1] :]
+            return self._forward(piece, piece.tokens[:, -piece.places.shape[1] :])
 
     def nll_beside(self, piece: Piece, hints: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and (R, C) nats of ``hints`` in their places, from one forward pass."""
         learns, scored = self.adapters is not None and piece.going > 0, piece.places.shape[1]
         with torch.set_grad_enabled(learns):
-            return nll_of(self._forward(piece, None)[:, -scored:], piece.tokens[:, -scored:], hints)
+            return nll_of(self._forward(piece, None), piece.tokens[:, -scored:], hints)
 
     def logits(self, piece: Piece) -> Tensor:
         """(R, C, V) instead."""
         with torch.no_grad():
-            return self._forward(piece, None)[:, -piece.places.shape[1] :]
+            return self._forward(piece, None)
 
     def _forward(self, piece: Piece, targets: Tensor | None) -> Tensor:
-        if piece.anew:
-            self.past = Past(self.config.seq_len)
         adapters = None if self.adapters is None else self.adapters.adapters()
-        result: Tensor = self.model(piece.tokens[:, :-1], targets, adapters, past=self.past)
+        before, tokens = piece.tokens[:, :-1].tensor_split([-piece.places.shape[1]], 1)
+        if before.numel():  # a new window; what stands before the piece is a constant there, too
+            self.past = Past(self.config.seq_len)
+            with torch.no_grad():
+                self.model(before, before[:, :0], adapters, past=self.past)
+        result: Tensor = self.model(tokens, targets, adapters, past=self.past)
         return result
 
     def finish(self, piece: Piece, nll: Tensor) -> None:
