@@ -60,10 +60,13 @@ def fix(statements: Sequence[Statement], document: Mapping[str, Mapping[str, Any
 
 
 def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> list[Statement]:
-    """What ``roots`` reach, with the attributes in ``known`` and all that follows from them as constants."""
+    """What ``roots`` reach, with the attributes in ``known`` and all that follows from them and the code as constants.
+
+    Without ``known`` too: an argument that every call gives is one whatever the parameters are.
+    """
     live = reach(statements, roots, lazily=True)
     drop_methods(live)
-    while known:
+    while True:
         sources = (constant_attributes(live), constant_fields(live), known)
         values = {name: {k: v for s in sources for k, v in s.get(name, {}).items()} for s in sources for name in s}
         fold = Fold(Classes(live), values)
