@@ -17,6 +17,7 @@ from golf.bundle.propagate import (
     constant_fields,
     constant_variables,
     drop_unread_attributes,
+    drop_unread_variables,
 )
 from golf.bundle.prune import drop_methods, reach
 from golf.bundle.simplify import Simplify, constant
@@ -78,6 +79,7 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
         constant_variables(live)
         count = fold.count + constant_arguments(live) + inline_trivial(live)
         drop_unread_attributes(live)
+        drop_unread_variables(live)
         if not count:
             break
     inline_literals(live, roots)
