@@ -209,7 +209,8 @@ def _until_left(block: list[ast.stmt]) -> list[ast.stmt]:
 def is_pure(node: ast.AST) -> bool:
     """Whether evaluating it can do nothing but give a value.
 
-    Names, attributes of them, literals, comparisons, arithmetic, texts with braces, and what Python calculates of them.
+    Names, attributes of them, members by a literal, literals, comparisons, arithmetic, texts with braces, and what
+    Python calculates of them.
     """
     pure = (ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Tuple,
             ast.JoinedStr, ast.FormattedValue, ast.expr_context, ast.operator, ast.cmpop, ast.boolop,
@@ -218,4 +219,6 @@ def is_pure(node: ast.AST) -> bool:
 
 
 def _calculates(node: ast.AST) -> bool:
+    if isinstance(node, ast.Subscript):
+        return is_constant(node.slice)
     return isinstance(node, ast.Call) and ast.unparse(node.func) in CALCULATED and not node.keywords
