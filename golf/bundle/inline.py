@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -76,11 +77,11 @@ class _Names(ast.NodeTransformer):
 
 
 def inline_trivial(statements: Sequence[Statement]) -> int:
-    """Put a literal in place of calls of functions that only return it, and nothing where they do nothing.
+    """Put a literal in place of calls of functions that only return it; a statement that was such a call is gone.
 
     Where the arguments do nothing either; the number of calls taken out.
     """
-    results: dict[str, ast.expr | None] = {}
+    results: dict[str, ast.expr] = {}
     for statement in statements:
         node = statement.node
         if isinstance(node, FUNCTIONS) and not node.decorator_list and is_flat(node.name):
@@ -91,39 +92,29 @@ def inline_trivial(statements: Sequence[Statement]) -> int:
     return calls.count
 
 
-def _result(node: Function) -> dict[str, ast.expr | None]:
+def _result(node: Function) -> dict[str, ast.expr]:
     body = [part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
-    if all(isinstance(part, ast.Pass) for part in body):
-        return {node.name: None}
-    last = body[0] if len(body) == 1 else None
-    if isinstance(last, ast.Return) and last.value is not None and is_constant(last.value):
-        return {node.name: last.value}
-    return {}
+    body = [part for part in body if not isinstance(part, ast.Pass)] or [ast.Return()]
+    if len(body) > 1 or not isinstance(body[0], ast.Return):
+        return {}
+    value = body[0].value or ast.Constant(None)
+    empty = ast.unparse(value) in ("[]", "{}")  # each call makes a new one, as the literal does
+    return {node.name: value} if empty or is_constant(value) else {}
 
 
 class _Calls(ast.NodeTransformer):
-    def __init__(self, results: Mapping[str, ast.expr | None]) -> None:
+    def __init__(self, results: Mapping[str, ast.expr]) -> None:
         self.results, self.count = results, 0
 
-    def _found(self, node: ast.expr) -> bool:
-        return (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in self.results
-            and all(is_pure(part) for part in (*node.args, *(word.value for word in node.keywords)))
-        )
-
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        call = node.value
         self.generic_visit(node)
-        if self._found(node.value) and self.results[node.value.func.id] is None:  # type: ignore[attr-defined]
-            self.count += 1
-            return ast.Pass()
-        return node
+        return node if node.value is call else ast.Pass()
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
-        value = self.results[node.func.id] if self._found(node) else None  # type: ignore[attr-defined]
-        if value is None:
+        value = self.results.get(node.func.id) if isinstance(node.func, ast.Name) else None
+        if value is None or not all(is_pure(part) for part in (*node.args, *(word.value for word in node.keywords))):
             return node
         self.count += 1
-        return value
+        return copy.deepcopy(value)

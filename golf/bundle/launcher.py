@@ -10,7 +10,6 @@ import sys
 from importlib.abc import ExecutionLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 SIZE = 0  # bytes of the packed program
 
@@ -34,9 +33,8 @@ class Parts(ExecutionLoader):
         return text
 
 
-def launch(loader: Any, name: str) -> None:
+def launch(archive: Path, name: str) -> None:
     """Run the program when it was started; all of it without its ``main`` when it was only read."""
-    archive = Path(loader.archive).absolute()
     parts, program = Parts(archive), ModuleType(archive.stem)
     program.__file__ = str(archive)
 
@@ -55,4 +53,4 @@ def launch(loader: Any, name: str) -> None:
 
 
 if __name__ in ("__main__", "__mp_main__", "read"):
-    launch(__loader__, __name__)  # type: ignore[name-defined]
+    launch(Path(__loader__.archive).absolute(), __name__)  # type: ignore[name-defined]

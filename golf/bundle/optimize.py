@@ -17,6 +17,7 @@ from golf.bundle.propagate import (
     constant_fields,
     constant_variables,
     drop_unread_attributes,
+    drop_unread_variables,
 )
 from golf.bundle.prune import drop_methods, reach
 from golf.bundle.simplify import Simplify, constant
@@ -60,10 +61,13 @@ def fix(statements: Sequence[Statement], document: Mapping[str, Mapping[str, Any
 
 
 def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> list[Statement]:
-    """What ``roots`` reach, with the attributes in ``known`` and all that follows from them as constants."""
+    """What ``roots`` reach, with the attributes in ``known`` and all that follows from them and the code as constants.
+
+    Without ``known`` too: an argument that every call gives is one whatever the parameters are.
+    """
     live = reach(statements, roots, lazily=True)
     drop_methods(live)
-    while known:
+    while True:
         sources = (constant_attributes(live), constant_fields(live), known)
         values = {name: {k: v for s in sources for k, v in s.get(name, {}).items()} for s in sources for name in s}
         fold = Fold(Classes(live), values)
@@ -75,6 +79,7 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
         constant_variables(live)
         count = fold.count + constant_arguments(live) + inline_trivial(live)
         drop_unread_attributes(live)
+        drop_unread_variables(live)
         if not count:
             break
     inline_literals(live, roots)

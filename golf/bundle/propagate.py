@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from golf.bundle.fold import INIT, assignments, stored
 from golf.bundle.link import Statement
@@ -123,42 +123,59 @@ def drop_unread_attributes(statements: Sequence[Statement]) -> None:
                 read.add(inner.attr)
             elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                 read.add(inner.value)
+
+    def unread(target: ast.expr) -> bool:
+        own = isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
+        return own and target.attr not in read  # type: ignore[attr-defined]
+
     for statement in statements:
-        statement.node = _DropStores(read).visit(statement.node)
+        statement.node = _DropStores(unread).visit(statement.node)
+
+
+def drop_unread_variables(statements: Sequence[Statement]) -> None:
+    """Remove ``x = ...`` in functions that never read an ``x``, where the value does nothing else."""
+    for statement in statements:
+        for part in statement.node.body if isinstance(statement.node, ast.ClassDef) else [statement.node]:
+            if isinstance(part, FUNCTIONS):
+                _drop_variables(part)
+
+
+def _drop_variables(function: Function) -> None:
+    read: set[str] = set()
+    for inner in walk(function):
+        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Store):
+            read.add(inner.id)
+        elif isinstance(inner, ast.AugAssign) and isinstance(inner.target, ast.Name):
+            read.add(inner.target.id)
+        elif isinstance(inner, (ast.Global, ast.Nonlocal)):
+            read.update(inner.names)
+        elif isinstance(inner, ast.ClassDef):
+            read |= bound_in(inner.body)
+    _DropStores(lambda target: isinstance(target, ast.Name) and target.id not in read).visit(function)
 
 
 class _DropStores(ast.NodeTransformer):
-    def __init__(self, read: set[str]) -> None:
-        self.read = read
+    """Takes out what is assigned to targets that are ``unread``, where the value is all that there is to it."""
+
+    def __init__(self, unread: Callable[[ast.expr], bool]) -> None:
+        self.unread = unread
 
     def visit_Assign(self, node: ast.Assign) -> ast.stmt:
         if len(node.targets) > 1:
             return node
         target, value = node.targets[0], node.value
+        pairs = [(target, value)]
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
-            pairs = [
-                (left, right)
-                for left, right in zip(target.elts, value.elts, strict=True)
-                if not self._needless(left, right)
-            ]
-            if len(pairs) == len(target.elts):
-                return node
-            if not pairs:
-                return ast.Pass()
-            if len(pairs) == 1:
-                return ast.Assign([pairs[0][0]], pairs[0][1], lineno=0)
-            left, right = zip(*pairs, strict=True)
-            return ast.Assign([ast.Tuple(list(left), ast.Store())], ast.Tuple(list(right), ast.Load()), lineno=0)
-        return ast.Pass() if self._needless(target, value) else node
-
-    def _needless(self, target: ast.expr, value: ast.expr) -> bool:
-        return (
-            isinstance(target, ast.Attribute)
-            and target.attr not in self.read
-            and isinstance(target.value, ast.Name)
-            and target.value.id == "self"
-            and is_pure(value)
-        )
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        kept = [(left, right) for left, right in pairs if not (self.unread(left) and is_pure(right))]
+        if len(kept) == len(pairs):
+            return node
+        if not kept:
+            return ast.Pass()
+        if len(kept) == 1:
+            return ast.Assign([kept[0][0]], kept[0][1], lineno=0)
+        lefts, rights = zip(*kept, strict=True)
+        return ast.Assign([ast.Tuple(list(lefts), ast.Store())], ast.Tuple(list(rights), ast.Load()), lineno=0)
 
 
 def constant_variables(statements: Sequence[Statement]) -> None:

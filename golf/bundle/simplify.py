@@ -207,7 +207,18 @@ def _until_left(block: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def is_pure(node: ast.AST) -> bool:
-    """Whether evaluating it can do nothing but give a value: names, attributes of them, literals, comparisons."""
-    pure = (ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple, ast.expr_context,
-            ast.operator, ast.cmpop, ast.boolop, ast.unaryop)  # fmt: skip
-    return all(isinstance(inner, pure) for inner in walk(node))
+    """Whether evaluating it can do nothing but give a value.
+
+    Names, attributes of them, members by a literal, literals, comparisons, arithmetic, texts with braces, and what
+    Python calculates of them.
+    """
+    pure = (ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Tuple,
+            ast.JoinedStr, ast.FormattedValue, ast.expr_context, ast.operator, ast.cmpop, ast.boolop,
+            ast.unaryop)  # fmt: skip
+    return all(isinstance(inner, pure) or _calculates(inner) for inner in walk(node))
+
+
+def _calculates(node: ast.AST) -> bool:
+    if isinstance(node, ast.Subscript):
+        return is_constant(node.slice)
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in CALCULATED and not node.keywords

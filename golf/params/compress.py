@@ -18,4 +18,4 @@ class Compress(Section):
     def __post_init__(self) -> None:
         for key, known in (("codecs", {"rans", "brotli", "lzma", "zstd"}), ("layouts", {"row", "column", "split"})):
             value = getattr(self, key)
-            self.require(bool(value) and set(value) <= known, key, f"some of {sorted(known)}", f"[{sorted(known)[0]}]")
+            self.require(bool(value) and set(value) <= known, key, f"some of {sorted(known)}", f"[{min(known)}]")

@@ -51,8 +51,9 @@ class Model(Section):
     bigram_dim: int = 64
 
     def __post_init__(self) -> None:
-        for key in ("num_layers", "num_heads", "num_kv_heads", "loop_passes", "dim", "bigram_dim"):
-            self.require(getattr(self, key) >= 1, key, "at least 1", {"num_kv_heads": 1, "dim": 128}.get(key, 4))
+        counts = {"num_layers": 4, "num_heads": 4, "num_kv_heads": 1, "loop_passes": 2, "dim": 128, "bigram_dim": 64}
+        for key, count in counts.items():
+            self.require(getattr(self, key) >= 1, key, "at least 1", count)
         for key, example in {"mlp_ratio": 3, "logit_softcap": 30, "embed_init_std": 0.005, "gate_scale": 0.5}.items():
             self.require(getattr(self, key) > 0, key, "above 0", example)
         for key in ("rope_train_len", "value_embed_dim", "gate_init_std"):

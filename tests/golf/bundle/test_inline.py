@@ -1,6 +1,7 @@
 """What stands in place of names, and which names can be short: what runs gives what it gave."""
 
 import ast
+import re
 from typing import Any
 
 import pytest
@@ -73,6 +74,41 @@ def test_what_does_nothing_is_gone_and_what_acts_stays() -> None:
     assert "512" not in program
     assert "return 7" in program  # for the call whose argument acts
     assert program.count("(7,") == 1
+
+
+UNREAD = """
+class Box:
+    def __init__(self):
+        self.seen = []
+    def note(self, value, example):
+        self.seen.append(value)
+        return value
+    def run(self, size):
+        unread, kept = f"{size} is unread", size
+        advice = 64 * size
+        self.note(kept, advice)
+        self.note(kept + 1, min(advice, 16, round(size / 3)))
+        return self.seen
+def main():
+    acts = counted = total = shared = outer = 0
+    acts = note = [1].pop()
+    counted += 1
+    def inner():
+        nonlocal shared
+        shared = outer = 2
+        class Local:
+            outer = 3
+        return Local.outer
+    return Box().run(6), inner(), [counted for counted in (1, 2)], note
+"""
+
+
+def test_variables_that_nothing_reads_are_gone() -> None:
+    program = text({ENTRY: UNREAD})
+    assert outcome(program) == result(UNREAD)
+    assert not {"unread", "64", "min"} & set(re.findall(r"\w+", program))
+    assert "acts(" in text({ENTRY: UNREAD.replace("min(", "acts(")})
+    assert "pop()" in program
 
 
 NAMES = """
