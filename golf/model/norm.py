@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Explicit, because the default of the records (eps=None) is the machine epsilon of the input's dtype: 7.8e-3 in
@@ -15,5 +16,8 @@ def rms_norm(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
 
     A tensor ``scale`` has one value for each normalised vector (its last dimension is 1): it costs no pass over x.
     """
+    if x.is_cuda:  # one launch instead of eight, or three with a scale
+        normed = F.rms_norm(x, x.shape[-1:], None, EPS)
+        return normed if isinstance(scale, float) and scale == 1 else (normed * scale).to(x.dtype)
     wide = x.float()
     return (wide * (torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS) * scale)).to(x.dtype)

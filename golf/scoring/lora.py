@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, Hu et al. 2021), a set for each row: what is learnt of a document stays with it.
 
-``y += (alpha / rank) * (x A) B`` with A (in, rank) drawn once for all documents and B (rank, out) zero: at first
+``y += (x A) (alpha / rank) B`` with A (in, rank) drawn once for all documents and B (rank, out) zero: at first
 nothing is added. Both are fp32, whatever the activations are, and learn by AdamW.
 """
 
@@ -24,25 +24,29 @@ EPSILON = 1e-10
 class RowAdapters:
     """Adapters of B rows and their optimizer.
 
+    All matrices A of a row lie side by side in one tensor, all B in another: casts, the scale and AdamW are then one
+    launch each on a GPU, and not one for each of a hundred matrices.
+
     Args:
         shapes: (out, in) of the matrix that each adapter adds to, by name, as
             :meth:`golf.model.transformer.Transformer.adapter_shapes` gives them.
         config: the eval section; of the matrices, those that ``lora_targets`` names are adapted.
         rows: B.
         device: where they are.
+        dtype: of the activations that they are multiplied with.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], config: Eval, rows: int, device: torch.device) -> None:
-        self.config = config
-        self.names = [name for name in shapes if kind(name) in config.lora_targets]
-        generator = torch.Generator().manual_seed(0)
-        self.values: list[Tensor] = []
-        for name in self.names:
-            out_features, in_features = shapes[name]
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], config: Eval, rows: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.config, self.dtype = config, dtype
+        self.shapes = {name: shapes[name] for name in shapes if kind(name) in config.lora_targets}
+        generator, rank, drawn, up = torch.Generator().manual_seed(0), config.lora_rank, [torch.empty(0)], 0
+        for out_features, in_features in self.shapes.values():
             bound = 1.0 / math.sqrt(in_features)
-            drawn = torch.empty(in_features, config.lora_rank).uniform_(-bound, bound, generator=generator)
-            self.values.append(drawn.to(device).repeat(rows, 1, 1))
-            self.values.append(torch.zeros(rows, config.lora_rank, out_features, device=device))
+            drawn.append(torch.empty(in_features * rank).uniform_(-bound, bound, generator=generator))
+            up += rank * out_features
+        self.values = [torch.cat(drawn).to(device).repeat(rows, 1), torch.zeros(rows, up, device=device)]
         self.first = [torch.zeros_like(value) for value in self.values]
         self.second = [torch.zeros_like(value) for value in self.values]
         self.steps = torch.zeros((), device=device)
@@ -56,9 +60,14 @@ class RowAdapters:
 
     def adapters(self) -> Adapters:
         """For the forward pass over x (B, T, in)."""
-        pairs = zip(self.names, self.values[::2], self.values[1::2], strict=True)
-        scale = self.config.lora_alpha / self.config.lora_rank
-        return {name: partial(_added, down, up, scale) for name, down, up in pairs}
+        rank = self.config.lora_rank
+        downs = self.values[0].to(self.dtype).split([into * rank for _, into in self.shapes.values()], 1)
+        ups = (self.values[1] * (self.config.lora_alpha / rank)).to(self.dtype)
+        pairs = zip(downs, ups.split([rank * out for out, _ in self.shapes.values()], 1), strict=True)
+        return {
+            name: partial(_added, down.unflatten(1, (-1, rank)), up.unflatten(1, (rank, -1)))
+            for name, (down, up) in zip(self.shapes, pairs, strict=True)
+        }
 
     def learn(self, nll: Tensor) -> None:
         """One step of each row on the mean of its nll (B, T): a row's gradient is its own document's alone."""
@@ -79,8 +88,8 @@ class RowAdapters:
         return hasher.hexdigest()[:32]
 
 
-def _added(down: Tensor, up: Tensor, scale: float, x: Tensor) -> Tensor:
-    return torch.bmm(torch.bmm(x, down.to(x.dtype)), up.to(x.dtype)) * scale
+def _added(down: Tensor, up: Tensor, x: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(x, down), up)
 
 
 def kind(name: str) -> str:

@@ -43,7 +43,8 @@ class Reader:
         self.adapters: RowAdapters | None = None
         if learns:
             shapes = getattr(model, "adapter_shapes")()  # noqa: B009 - any module with a forward pass
-            self.adapters = RowAdapters(shapes, config, len(members), stream.device)
+            dtype = getattr(model, "compute_dtype", torch.float32)
+            self.adapters = RowAdapters(shapes, config, len(members), stream.device, dtype)
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order; between one and the next, :meth:`finish` must be called."""

@@ -144,9 +144,9 @@ def test_an_untraced_run_has_no_trace() -> None:
 def test_only_the_named_matrices_are_adapted() -> None:
     model = tiny(loop_first=1, loop_last=2, loop_passes=2)
     config = dataclasses.replace(CONFIG, lora_targets=("query", "head"))
-    adapters = RowAdapters(model.adapter_shapes(), config, 2, torch.device("cpu"))
-    assert {kind(name) for name in adapters.names} == {"query", "head"}
-    assert "blocks.1.attention.query@1" in adapters.names
+    adapters = RowAdapters(model.adapter_shapes(), config, 2, torch.device("cpu"), torch.float32)
+    assert {kind(name) for name in adapters.shapes} == {"query", "head"}
+    assert "blocks.1.attention.query@1" in adapters.shapes
 
 
 @pytest.mark.parametrize("tokens", [[BOS], [BOS, VOCAB]])
