@@ -60,6 +60,11 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
     return found + [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
 
 
+def is_class_variable(node: ast.AnnAssign) -> bool:
+    """Whether it is no field of a dataclass."""
+    return ast.unparse(node.annotation).startswith("ClassVar")
+
+
 class Globals(ast.NodeTransformer):
     """Replaces each use of a module-level name by what ``replace(name, "")`` gives for it; None leaves it as it is.
 

@@ -9,7 +9,7 @@ from typing import Any
 from golf.bundle.fold import Classes, Fold, Known
 from golf.bundle.inline import inline_literals, inline_trivial
 from golf.bundle.link import Statement
-from golf.bundle.names import FUNCTIONS, walk
+from golf.bundle.names import FUNCTIONS, is_class_variable, walk
 from golf.bundle.positional import use_places
 from golf.bundle.propagate import (
     constant_arguments,
@@ -87,9 +87,29 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
     for statement in live:
         _simplify(statement)
     use_places(live)
+    drop_defaults(live)
     live = reach(live, roots, lazily=True)
     drop_methods(live)
     return live
+
+
+def drop_defaults(statements: Sequence[Statement]) -> None:
+    """Take the defaults from sections of which nothing is fixed: who reads parameters gives every one.
+
+    But not from a section that is called by its name somewhere, or asked for an attribute.
+    """
+    nodes = [node for statement in statements for node in walk(statement.node)]
+    owners = [node.func for node in nodes if isinstance(node, ast.Call)]
+    owners += [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    asked = {owner.id for owner in owners if isinstance(owner, ast.Name)}
+    for statement in statements:
+        node = statement.node
+        if not isinstance(node, ast.ClassDef) or not _section(node) or node.name in asked:
+            continue
+        if not any(isinstance(part, ast.Assign) for part in node.body):  # of FIXED
+            for part in node.body:
+                if isinstance(part, ast.AnnAssign) and not is_class_variable(part):
+                    part.value = None
 
 
 def _simplify(statement: Statement) -> None:

@@ -8,7 +8,7 @@ import string
 from collections.abc import Sequence
 
 from golf.bundle.link import Statement
-from golf.bundle.names import Function, parameters, walk
+from golf.bundle.names import Function, is_class_variable, parameters, walk
 
 TYPED = "Section"  # classes of this base read their annotations
 CONSTEXPR = "tl.constexpr"  # read by Triton, as a text
@@ -73,13 +73,13 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(node)  # type: ignore[return-value]
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        """A field needs an annotation; which, only sections of the parameters read."""
+        """A field needs an annotation; which, only sections of the parameters read. What is no field needs none."""
         bases = {ast.unparse(base).partition("__")[0] for base in node.bases}
         has_fields = "NamedTuple" in bases or any("dataclass" in ast.unparse(part) for part in node.decorator_list)
         body: list[ast.stmt] = []
         for part in node.body:
-            if isinstance(part, ast.AnnAssign) and (has_fields or TYPED in bases):
-                if TYPED not in bases and "ClassVar" not in ast.unparse(part.annotation):
+            if isinstance(part, ast.AnnAssign) and not is_class_variable(part) and (has_fields or TYPED in bases):
+                if TYPED not in bases:
                     part.annotation = ast.Name("int", ast.Load())
                 body.append(part)
             elif (changed := self.visit(part)) is not None:

@@ -18,14 +18,11 @@ from golf.runtime.errors import DataError
 
 @dataclass(frozen=True)
 class Total:
-    """Sums over scored targets; totals of disjoint targets add up."""
+    """Sums over scored targets; those of disjoint targets add up."""
 
     nats: float
     tokens: int
     bytes: int
-
-    def __add__(self, other: Total) -> Total:
-        return Total(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
 
     @property
     def bits_per_byte(self) -> float:

@@ -263,3 +263,42 @@ def f():
     left = "\n".join(ast.unparse(statement.node) for statement in statements)
     assert "('wrong')" in left
     assert "hint=hint" in left
+
+
+SECTIONS = """
+from dataclasses import dataclass, fields
+from typing import ClassVar
+class Section:
+    SECTION: ClassVar[str] = ""
+@dataclass
+class Free(Section):
+    SECTION: ClassVar[str] = "free"
+    width: int = 111
+    height: int = 112
+@dataclass
+class Called(Section):
+    SECTION: ClassVar[str] = "called"
+    width: int = 113
+@dataclass
+class Asked(Section):
+    SECTION: ClassVar[str] = "asked"
+    width: int = 114
+@dataclass
+class Fixed(Section):
+    SECTION: ClassVar[str] = "fixed"
+    FIXED = "*"
+    width: int = 115
+def load(section, **values):
+    return section.SECTION, section(**values).width, [field.name for field in fields(section)]
+def main():
+    return load(Free, width=1, height=2), Called().width, Asked.width, load(Asked), load(Called), load(Fixed)
+"""
+
+
+def test_defaults_that_no_reader_of_parameters_needs_are_gone() -> None:
+    space: dict[str, Any] = {}
+    exec(SECTIONS, space)
+    program = text({ENTRY: SECTIONS})
+    assert outcome(program) == space[MAIN]()
+    assert "ClassVar[" not in program
+    assert [number for number in range(111, 116) if str(number) in program] == [113, 114, 115]

@@ -55,9 +55,9 @@ def test_totals_add_up_and_sum_in_double_precision() -> None:
     ones = torch.ones_like(nll, dtype=torch.int64)
     whole = total(nll, ones)
     assert whole.nats == pytest.approx(math.fsum([0.1] * 3_000_001), rel=1e-14)
-    parts = total(nll[:1000], ones[:1000]) + total(nll[1000:], ones[1000:])
-    assert (parts.tokens, parts.bytes) == (whole.tokens, whole.bytes)
-    assert parts.nats == pytest.approx(whole.nats, rel=1e-14)
+    one, other = total(nll[:1000], ones[:1000]), total(nll[1000:], ones[1000:])
+    assert (one.tokens + other.tokens, one.bytes + other.bytes) == (whole.tokens, whole.bytes)
+    assert one.nats + other.nats == pytest.approx(whole.nats, rel=1e-14)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
