@@ -10,8 +10,9 @@ steps and factors: codes at their ideal length for a coder that knows the column
 offset, steps and factors after brotli. Each variant's steps are scaled until its bytes are those of the first in its
 table. Scoring text is never calibrated on; of shards, the held-out training text is.
 
-Last, whole files: what the record profile's quantiser loses in an artifact of as many bytes as row-scaled GPTQ takes
-whose codes brotli packs column by column, and their ratio.
+Last, whole files: what the record profile's quantiser loses in an artifact of as many bytes as the public 1.0611
+record's takes (row-scaled GPTQ with its clips, ``profiles/r1061.yaml``, whose codes brotli packs column by column), and
+their ratio.
 """
 
 from __future__ import annotations
@@ -242,9 +243,9 @@ def measure(variants: Mapping[str, Mapping[str, Any]], parts: dict[str, Any]) ->
     return rows
 
 
-def compare(profile: Quant, parts: dict[str, Any]) -> dict[str, Any]:
-    """What ``profile`` loses in an artifact of the bytes that row-scaled GPTQ and brotli take, and what they lose."""
-    plain = quantizer_of(replace(profile, method="gptq", steps="row"), parts)()
+def compare(profile: Quant, beside: Quant, parts: dict[str, Any]) -> dict[str, Any]:
+    """What ``profile`` loses in an artifact of the bytes that ``beside`` and brotli take, and what they lose."""
+    plain = quantizer_of(beside, parts)()
     target = packed_bytes(plain)
     quantizer = quantizer_of(profile, parts)
     _, _, guess = at_bytes(quantizer, target)
@@ -252,6 +253,11 @@ def compare(profile: Quant, parts: dict[str, Any]) -> dict[str, Any]:
     row = {"bits": profile.bits, "bytes": target, "artifact_bytes": size, "multiplier": round(multiplier, 4)}
     row |= {"row_bpb_lost": round(lost(parts, plain), 5), "bpb_lost": round(lost(parts, ours), 5)}
     return {**row, "ratio": round(row["bpb_lost"] / row["row_bpb_lost"], 3)}
+
+
+def quantiser(profile: str) -> Quant:
+    """The quant section of ``profiles/NAME.yaml``."""
+    return Quant(**yaml.safe_load(Path("profiles", f"{profile}.yaml").read_text())["quant"])
 
 
 def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -320,7 +326,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="*", default=[6, 5])
     parser.add_argument("--plain", action="store_true", help="int4 and ternary too, each beside others at its bytes")
     parser.add_argument("--files-only", action="store_true", help="no tables: whole files alone")
-    parser.add_argument("--profile", type=Path, default=Path("profiles/record.yaml"), help="of the whole files")
+    parser.add_argument("--profile", default="record", help="whose quantiser makes the whole files (default: record)")
     parser.add_argument("--windows", type=int, default=64, help="of calibration; half as many held out (default: 64)")
     parser.add_argument("--scored", type=int, default=24, help="windows of 1,024 tokens scored (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantise.json"))
@@ -329,7 +335,7 @@ def main() -> None:
         parser.error("needed --shards, or --calibration, --heldout and --score")
     if parsed.device == "cpu":
         torch.set_num_threads(1)
-    profile = Quant(**yaml.safe_load(parsed.profile.read_text())["quant"])
+    profile, beside = quantiser(parsed.profile), quantiser("r1061")
     tables = [{name: {"bits": bits, **changed} for name, changed in VARIANTS.items()} for bits in parsed.bits]
     if parsed.plain:
         tables += [{name: changed} | {other: VARIANTS[other] for other in BESIDE} for name, changed in PLAIN.items()]
@@ -337,7 +343,7 @@ def main() -> None:
     for name, spec, state in sources(parsed):
         parts = prepare(parsed, name, spec, state)
         rows = [row for table in tables for row in ([] if parsed.files_only else measure(table, parts))]
-        files += [compare(replace(profile, bits=bits), parts) for bits in parsed.bits]
+        files += [compare(replace(profile, bits=bits), replace(beside, bits=bits), parts) for bits in parsed.bits]
         for row in files[-len(parsed.bits) :]:
             tell(name, row)
         runs.append({"weights": name, "bpb": parts["bpb"], "rows": rows, "files": files[-len(parsed.bits) :]})

@@ -32,7 +32,7 @@ def parts() -> dict[str, Any]:
 
 
 def test_both_files_are_as_large(parts: dict[str, Any]) -> None:
-    row = quantise.compare(Quant(steps="curvature", bits=6), parts)
+    row = quantise.compare(Quant(steps="curvature", bits=6), Quant(bits=6), parts)
     assert row["artifact_bytes"] == pytest.approx(row["bytes"], rel=1e-3)
     assert row["ratio"] == pytest.approx(row["bpb_lost"] / row["row_bpb_lost"], rel=0.01)
 
@@ -70,7 +70,7 @@ def test_runs_are_read_from_their_folders_and_text_from_shards(
     for split, count in (("heldout", 4000), ("val", 2100)):
         write_shard(tmp_path / f"{split}_000000.bin", tiny.tokens(count))
     tiny.byte_table().save(tmp_path / "bytes.safetensors")
-    words = f"--run {tmp_path}/0 {tmp_path}/1 --tokenizer {tmp_path} --shards {tmp_path} --profile profiles/record.yaml"
+    words = f"--run {tmp_path}/0 {tmp_path}/1 --tokenizer {tmp_path} --shards {tmp_path} --profile record"
     words += f" --bits 6 --windows 4 --scored 4 --files-only --out {tmp_path}/out.json"
     monkeypatch.setattr("sys.argv", ["quantise", *words.split()])
     quantise.main()
