@@ -6,7 +6,8 @@
         --shard val_000000.bin --device cuda --only documents lora "lora at" --rates 2e-5 5e-5 1e-4 2e-4
 
 ``read again`` is how the public records adapt: each piece is read behind the whole window of tokens before it, with
-the adapters as they are by then, and gradients reach through all of it. The other forms remember keys and values.
+the adapters as they are by then; in theirs gradients also reach through all of it. The other forms remember keys and
+values.
 Seconds are of the scoring alone, one process, after a warm-up on the first documents.
 """
 
