@@ -16,6 +16,7 @@ from golf.bundle.propagate import (
     constant_attributes,
     constant_fields,
     constant_variables,
+    drop_given_defaults,
     drop_unread_attributes,
     drop_unread_variables,
 )
@@ -87,6 +88,7 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
     for statement in live:
         _simplify(statement)
     use_places(live)
+    drop_given_defaults(live, roots)
     drop_defaults(live)
     live = reach(live, roots, lazily=True)
     drop_methods(live)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from golf.bundle.fold import INIT, assignments, stored
 from golf.bundle.link import Statement
-from golf.bundle.names import FUNCTIONS, Function, bound_in, parameters, walk
+from golf.bundle.names import FUNCTIONS, Function, bound_in, is_class_variable, parameters, walk
 from golf.bundle.prune import is_method
 from golf.bundle.simplify import is_constant, is_pure, value_of
 
@@ -23,33 +23,42 @@ def constant_fields(statements: Sequence[Statement]) -> dict[str, dict[str, obje
 
     Of classes that are only called, by their name, and of fields that nothing sets later.
     """
-    fields = {
-        s.node.name: fields_of(s.node) for s in statements if isinstance(s.node, ast.ClassDef) and fields_of(s.node)
-    }
-    calls: dict[str, list[ast.Call]] = defaultdict(list)
-    mentioned: Counter[str] = Counter()
     changed: set[str] = set()
     for statement in statements:
-        silent = _asked_for(statement.node)
         for inner in running(statement.node):
+            if isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
+                changed.add(inner.attr)
+            elif isinstance(inner, ast.Call) and _named(inner.func) in ("replace", "_replace"):
+                changed |= {word.arg or "" for word in inner.keywords}
+    known: dict[str, dict[str, object]] = defaultdict(dict)
+    for node, calls in _made_alone(statements):
+        for place, (field, default) in enumerate(fields_of(node).items()):
+            given = [_given(call, field, place) or default for call in calls]
+            if field not in changed and _same(given):
+                known[node.name][field] = value_of(given[0])  # type: ignore[arg-type]
+    return known
+
+
+def _named(node: ast.expr) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _made_alone(statements: Sequence[Statement]) -> Iterator[tuple[ast.ClassDef, list[ast.Call]]]:
+    """Dataclasses and named tuples that are only ever called, by plain calls, with these."""
+    nodes = [statement.node for statement in statements]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef) and fields_of(node)}
+    calls: dict[str, list[ast.Call]] = defaultdict(list)
+    mentioned: Counter[str] = Counter()
+    for node in nodes:
+        silent = _asked_for(node)
+        for inner in running(node):
             if isinstance(inner, ast.Name):
                 mentioned[inner.id] += id(inner) not in silent
-            elif isinstance(inner, ast.Attribute) and not isinstance(inner.ctx, ast.Load):
-                changed.add(inner.attr)
-            elif isinstance(inner, ast.Call):
-                if isinstance(inner.func, ast.Name) and inner.func.id in fields:
-                    calls[inner.func.id].append(inner)
-                elif getattr(inner.func, "attr", getattr(inner.func, "id", "")) in ("replace", "_replace"):
-                    changed |= {word.arg or "" for word in inner.keywords}
-    known: dict[str, dict[str, object]] = defaultdict(dict)
-    for name, defaults in fields.items():
-        if mentioned[name] != len(calls[name]) or not _plain(calls[name]):
-            continue
-        for place, (field, default) in enumerate(defaults.items()):
-            given = [_given(call, field, place) or default for call in calls[name]]
-            if field not in changed and _same(given):
-                known[name][field] = value_of(given[0])  # type: ignore[arg-type]
-    return known
+            elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+                calls[inner.func.id].append(inner)
+    for name, made in classes.items():
+        if mentioned[name] == len(calls[name]) and _plain(calls[name]):
+            yield made, calls[name]
 
 
 def fields_of(node: ast.ClassDef) -> dict[str, ast.expr | None]:
@@ -222,6 +231,28 @@ def constant_arguments(statements: Sequence[Statement]) -> int:
     Those that nothing reads too. Of functions that are only ever called, by their own name, and of methods that are
     only ever called of ``self``; the number of parameters taken out.
     """
+    return sum(_take_out(node, calls, bound) for node, calls, bound in _called_alone(statements))
+
+
+def drop_given_defaults(statements: Sequence[Statement], roots: set[str]) -> None:
+    """Take out the defaults of parameters and fields that every call gives. ``roots``: names that others call too."""
+    for node, calls, bound in _called_alone(statements):
+        arguments = node.args
+        while arguments.defaults and node.name not in roots:
+            place = len(arguments.args) - len(arguments.defaults)
+            if any(_given(call, arguments.args[place].arg, place - bound) is None for call in calls):
+                break
+            del arguments.defaults[0]
+    for record, calls in _made_alone(statements):
+        fields = [part for part in record.body if isinstance(part, ast.AnnAssign) and not is_class_variable(part)]
+        for place, field in enumerate(fields):
+            if any(_given(call, ast.unparse(field.target), place) is None for call in calls):
+                break
+            field.value = None
+
+
+def _called_alone(statements: Sequence[Statement]) -> Iterator[tuple[Function, list[ast.Call], bool]]:
+    """Functions that are only ever called, by plain calls, with these; and whether a call gives no first argument."""
     functions = _callable(statements)
     calls: dict[str, list[ast.Call]] = defaultdict(list)
     mentioned: Counter[str] = Counter()
@@ -236,12 +267,10 @@ def constant_arguments(statements: Sequence[Statement]) -> int:
                 mentioned[f".{inner.value}"] += 1
             if isinstance(inner, ast.Call) and (name := _callee(inner)) in functions:
                 calls[name].append(inner)
-    count = 0
     for name, node in functions.items():
         simple = not (node.args.posonlyargs or node.args.vararg or node.args.kwarg)
         if simple and _plain(calls[name]) and mentioned[name] == len(calls[name]):
-            count += _take_out(node, calls[name], node.name == INIT or name.startswith("."))
-    return count
+            yield node, calls[name], node.name == INIT or name.startswith(".")
 
 
 def _callee(node: ast.Call) -> str:

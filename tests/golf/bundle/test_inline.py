@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -109,6 +110,51 @@ def test_variables_that_nothing_reads_are_gone() -> None:
     assert not {"unread", "64", "min"} & set(re.findall(r"\w+", program))
     assert "acts(" in text({ENTRY: UNREAD.replace("min(", "acts(")})
     assert "pop()" in program
+
+
+DEFAULTS = """
+from dataclasses import dataclass, field
+@dataclass
+class Given:
+    size: int = 301
+    parts: list = field(default_factory=lambda: [302])
+    rest: int = 303
+@dataclass
+class Made:
+    size: int = 304
+    @classmethod
+    def of(cls):
+        return cls()
+class Box:
+    def __init__(self, width, height=305, depth=306):
+        self.size = width, height, depth
+    def area(self, width=307):
+        return self._scaled(width, 2)
+    def _scaled(self, factor=308, offset=309):
+        return self.size[0] * factor + offset
+def kept(x, first=310, second=311):
+    return x, first, second
+def dropped(x, *, first=312, second=313):
+    return x, first, second
+def handed(x=314):
+    return x
+def main(x=315):
+    return (
+        Given(x, [x]), Made.of(), Made(x), Box(x, x).size, Box(width=x, height=1, depth=2).area(), kept(x, second=x),
+        kept(2, 3, x), dropped(x, second=x, first=4), dropped(4, first=x, second=5), list(map(handed, [x])), handed(x),
+    )
+"""
+
+
+def test_defaults_that_every_call_gives_are_gone() -> None:
+    space: dict[str, Any] = {}
+    exec(DEFAULTS, space)
+    program = text({ENTRY: DEFAULTS})
+    found, expected = outcome(program), space[MAIN]()
+    assert [astuple(made) for made in found[:3]] == [astuple(made) for made in expected[:3]]
+    assert found[3:] == expected[3:]
+    left = {number for number in range(301, 316) if str(number) in program}
+    assert left == {303, 304, 306, 307, 310, 314, 315}
 
 
 NAMES = """
