@@ -70,8 +70,7 @@ def evaluate(parsed: argparse.Namespace) -> None:
             subject = read_artifact(parsed.artifact, hardware, ranks)
             check_vocabulary(subject.spec, counter)
         deadline = started + config.budget_seconds
-        read = tokens.numel() / config.stride * config.seq_len / ranks.count
-        compiled = subject.compiled and (hardware.compile == "on" or read > REPAYS)
+        compiled = subject.compiled and (hardware.compile == "on" or repays(tokens.numel(), config, ranks.count))
         result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline, compiled=compiled)
         seconds = {**watch.parts, **result.pop("seconds")}
         rank = {"seconds": seconds, "waited": result.pop("waited"), "peak_memory_bytes": peak_memory(ranks.device)}
@@ -92,6 +91,11 @@ def evaluate(parsed: argparse.Namespace) -> None:
                 "attention": subject.attention,
             },
         )
+
+
+def repays(tokens: int, config: Eval, ranks: int) -> bool:
+    """Whether each of ``ranks`` reads so much in windows that compiling their forward pass comes back."""
+    return tokens * config.seq_len / config.stride / ranks > REPAYS
 
 
 def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:

@@ -11,9 +11,11 @@ import torch
 import yaml
 
 from golf.bundle import program, training
+from golf.bundle.scoring import repays
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
+from golf.params.eval import Eval
 from golf.runtime.errors import DataError, FairwayError, MissingInput
 from tests.programs import arguments, with_artifact
 from tests.ranks import run_ranks
@@ -45,6 +47,13 @@ def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_pa
     assert result["final_bpb"] == pytest.approx(nll.sum() / math.log(2) / result["bytes"])
     assert result["attention"] == "sdpa"
     assert result["ranks"] == 1
+
+
+def test_windows_are_compiled_where_that_comes_back() -> None:
+    apart, close = Eval(seq_len=2048, stride=2048), Eval(seq_len=2048, stride=64)
+    assert not repays(47_851_521, apart, ranks=8)
+    assert repays(47_851_521, close, ranks=8)
+    assert repays(47_851_521, apart, ranks=1)
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:
