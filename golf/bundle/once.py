@@ -29,13 +29,15 @@ KERNEL = "tl"  # who reads it compiles a function of its own kind, which is left
 
 def inline_once(statements: Sequence[Statement]) -> None:
     """Put values in place of variables that only the next statement reads, first of all."""
+    imports = [statement.binds for statement in statements if isinstance(statement.node, (ast.Import, ast.ImportFrom))]
+    same = PYTHON.union(*imports)
     for statement in statements:
         for part in statement.node.body if isinstance(statement.node, ast.ClassDef) else [statement.node]:
             if isinstance(part, FUNCTIONS):
-                _inline(part)
+                _inline(part, same)
 
 
-def _inline(function: Function) -> None:
+def _inline(function: Function, same: set[str]) -> None:
     nodes = walk(function)
     reads = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
     if KERNEL in reads:
@@ -47,44 +49,47 @@ def _inline(function: Function) -> None:
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list) and not isinstance(node, ast.ClassDef):
-                setattr(node, name, _joined(block, once))
+                setattr(node, name, _joined(block, once, same - times.keys()))
 
 
-def _joined(block: list[ast.stmt], once: set[str]) -> list[ast.stmt]:
+def _joined(block: list[ast.stmt], once: set[str], same: set[str]) -> list[ast.stmt]:
     found: list[ast.stmt] = []
     for node in block:
-        while found and (value := _value(found[-1], once, node)) is not None:
-            _put_first(node, value)
+        while found and (value := _value(found[-1], once, node, same)) is not None:
+            _put_first(node, value, same)
             found.pop()
         found.append(node)
     return found
 
 
-def _value(before: ast.stmt, once: set[str], node: ast.AST) -> ast.expr | None:
+def _value(before: ast.stmt, once: set[str], node: ast.AST, same: set[str]) -> ast.expr | None:
     """What ``before`` assigns, if to a variable of ``once`` with which ``node`` begins."""
     if not isinstance(before, ast.Assign) or len(before.targets) > 1 or not isinstance(before.targets[0], ast.Name):
         return None
     first: ast.AST | None = node
     while first is not None and type(first) in FIRST:
-        first = _first(first)
+        first = _first(first, same)
     name = before.targets[0].id
     begins = isinstance(first, ast.Name) and first.id == name and name in once
     return before.value if begins and not any(isinstance(inner, ACTS) for inner in walk(before.value)) else None
 
 
-def _field(node: ast.AST) -> str:
-    """Of a call of a function of ours or Python's, which is the same at any time, its arguments come first."""
-    called = node.func.id if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name) else ""
-    return "args" if is_flat(called) or called in PYTHON else FIRST[type(node)]
+def _field(node: ast.AST, same: set[str]) -> str:
+    """Of a call of a function of ours, of Python's or of a module, ``same`` at any time, its arguments come first."""
+    if isinstance(node, ast.Call) and node.args:
+        called = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+        if isinstance(called, ast.Name) and (is_flat(called.id) or called.id in same):
+            return "args"
+    return FIRST[type(node)]
 
 
-def _first(node: ast.AST) -> ast.AST | None:
-    child = getattr(node, _field(node))
+def _first(node: ast.AST, same: set[str]) -> ast.AST | None:
+    child = getattr(node, _field(node, same))
     return next(iter(child), None) if isinstance(child, list) else child
 
 
-def _put_first(node: ast.AST, value: ast.expr) -> None:
-    while type(child := _first(node)) in FIRST:
+def _put_first(node: ast.AST, value: ast.expr, same: set[str]) -> None:
+    while type(child := _first(node, same)) in FIRST:
         node = child  # type: ignore[assignment]
-    field = _field(node)
+    field = _field(node, same)
     setattr(node, field, [value, *getattr(node, field)[1:]] if isinstance(getattr(node, field), list) else value)

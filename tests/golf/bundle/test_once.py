@@ -12,7 +12,7 @@ from golf.bundle.once import inline_once
 def inlined(body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     tree = ast.parse(f"def f(a, b, act):\n{lines}\n")
-    inline_once([Statement(tree.body[0], {"f"})])
+    inline_once([Statement(tree.body[0], {"f"}), Statement(ast.parse("import numpy as np").body[0], {"np"})])
     return ast.unparse(ast.fix_missing_locations(tree)).partition("\n")[2].replace("\n    ", "\n").strip()
 
 
@@ -27,11 +27,14 @@ def inlined(body: str) -> str:
         ("x = act(a)\nwith x as b:\n    pass", "with act(a) as b:\n    pass"),
         ("x = act(a)\nreturn ours__3(x, b)", "return ours__3(act(a), b)"),
         ("x = act(a)\nreturn int(x)", "return int(act(a))"),
+        ("x = act(a)\nreturn np.sum(x)", "return np.sum(act(a))"),
         *[
             (body, body)
             for body in (
                 "x = act(a)\nreturn act(x)",  # act may be another by then
                 "x = act(a)\nreturn x + x",
+                "x = act(a)\nreturn a.sum(x)",
+                "np = act(a)\nx = act(b)\nreturn np.sum(x)",
                 "x = act(a)\nreturn [x for c in b]",
                 "x = act(a)\nact(b)\nreturn x",
                 "x = act(a)\nwhile x:\n    pass",
