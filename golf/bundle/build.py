@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from golf.bundle.link import MORE, SEPARATOR, Linker, Statement, is_flat
 from golf.bundle.names import bound_in
+from golf.bundle.once import inline_once
 from golf.bundle.optimize import fix, optimize
 from golf.bundle.prune import leave_out, order, reach
 from golf.bundle.rename import rename
@@ -114,6 +115,7 @@ def compose(linker: Linker, document: Mapping[str, Mapping[str, Any]] | None) ->
     leave_out(statements, {linker.flat(module, name) for module, name in EARLY if module in linker.trees})
     live = optimize(statements, names, fix(statements, document) if document else {})
     strip(live)
+    inline_once(live)
     live = reach(live, names, lazily=True)
     front = {id(statement) for statement in reach(live, {linker.flat(linker.entry, MAIN)}, lazily=False)}
     halves = [[s.node for s in order([s for s in live if (id(s) in front) == first])] for first in (True, False)]
