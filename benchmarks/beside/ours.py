@@ -67,6 +67,7 @@ def measure(config: TrainConfig, tokens: np.ndarray, batch: int = BATCH) -> dict
     shares = config.train.loop_shares or (1.0,)
     before, with_loop = speeds(result.speed, shares[0] * config.train.seconds)
     return {
+        "device": result.timing["device"],
         "steps": result.steps,
         "clock_seconds": result.timing["clock_seconds"],
         "ms_before_loop": before,

@@ -23,8 +23,8 @@ from benchmarks.beside.weights import to_script
 from golf.runtime.errors import DataError, MissingInput
 
 BATCH = 98_304  # tokens a step: the micro-batch of its 8 GPUs, of which a single GPU has one a step
-WHERE = "github.com/openai/parameter-golf, records/track_10min_16mb/2026-04-27_SP8192_LQER_SparseGate_BOSSmearFix_"\
-    "9HpStack_1.0611/train_gpt.py"  # fmt: skip
+FOLDER = "records/track_10min_16mb/2026-04-27_SP8192_LQER_SparseGate_BOSSmearFix_9HpStack_1.0611"
+WHERE = f"github.com/openai/parameter-golf, {FOLDER}/train_gpt.py"
 NAME = "record_script"
 FLASH = "flash_attn_interface"  # the module of FlashAttention 3
 
@@ -54,7 +54,7 @@ DOCUMENTED = {
     "VAL_LOSS_EVERY": "0",
     "CASEOPS_ENABLED": "0",  # not as documented: no sidecar of bytes is needed, nats are what is compared
 }
-# To train by the clock on one GPU: its first average is scored, nothing is quantised.
+# To train by the clock on one GPU: the last weights and the average are scored, nothing is quantised.
 TRAINING = {
     "TRAIN_BATCH_TOKENS": str(BATCH),
     "VAL_BATCH_TOKENS": str(BATCH),
@@ -62,7 +62,7 @@ TRAINING = {
     "PREQUANT_ONLY": "1",
     "TRAIN_LOG_EVERY": "250",
 }
-# To evaluate: 65,536 targets a batch of its plain evaluation, an eighth as on 8 GPUs.
+# To evaluate: its default, of which its plain score reads an eighth at a time, 65,536 targets.
 EVALUATION = {"VAL_BATCH_TOKENS": "524288", "SEED": "42"}
 
 

@@ -41,7 +41,6 @@ class Theirs:
             config = self.script.Hyperparameters()
             torch.manual_seed(config.seed)
             self.data = self.script.ValidationData(config, device)
-        self.targets = self.data.val_tokens.numel() - 1
         self.data.val_bytes = torch.ones_like(self.data.val_tokens)  # read even where there is no sidecar
 
     def __call__(self, form: str) -> dict[str, Any]:
@@ -92,6 +91,7 @@ class Theirs:
 
         run = forward if eager else torch.compile(forward, dynamic=True)
         self.warm_up(config, model, run)
+        begin_memory(self.device)
         middle = now(self.device)
         nats, _ = self.script.eval_val_ttt_phased(config, model, self.device, self.data, forward_ttt_train=run)
         return {"nats": nats, "seconds": now(self.device) - middle, "compile_seconds": middle - begin}
@@ -131,6 +131,7 @@ def as_in_its_main(device: torch.device) -> None:
 
 
 def begin_memory(device: torch.device) -> None:
+    """Give back what is kept for later, and count the most bytes in use from here."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -19,6 +19,7 @@ from benchmarks.beside.text import lay_out, validation
 from golf.data.shards import load_index
 from golf.runtime.errors import DataError, FairwayError
 from golf.runtime.files import read_json, write_json
+from golf.runtime.sandbox import terminable
 
 NUMBER = r"(\d+(?:\.\d+)?)"
 LINES = {  # of the script's log: what each tells, in the order of the groups
@@ -38,19 +39,17 @@ def train(parsed: argparse.Namespace) -> None:
         FairwayError: a run failed; the others were done.
     """
     sides = [parsed.only] if parsed.only else ["script", "ours"]
-    index = load_index(parsed.shards)
     rows: list[dict[str, Any]] = []
     tokens = validation(parsed.shards, parsed.tokens, script.BATCH)
     result = {"seconds": parsed.seconds, "batch_tokens": script.BATCH, "tokens": parsed.tokens,
               "torch": importlib.metadata.version("torch"), "rows": rows}  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        parsed.validation = lay_out(folder, tokens, parsed.shards)
+        scored = lay_out(Path(temporary), tokens, parsed.shards)
         for seed in parsed.seeds:
             for side in sides:
                 run = run_script if side == "script" else run_ours
                 try:
-                    found = run(parsed, folder, seed, index["vocab_size"])
+                    found = run(parsed, scored, seed)
                 except FairwayError as error:
                     print(f"beside: {error}", file=sys.stderr, flush=True)
                     found = {"error": str(error)}
@@ -64,16 +63,16 @@ def train(parsed: argparse.Namespace) -> None:
                            hint=f"the logs in {parsed.out}")  # fmt: skip
 
 
-def run_script(parsed: argparse.Namespace, folder: Path, seed: int, vocab_size: int) -> dict[str, Any]:
-    """Train by the script, changed for a single GPU."""
+def run_script(parsed: argparse.Namespace, scored: Path, seed: int) -> dict[str, Any]:
+    """Train by the script, changed for a single GPU, on the shards beside ``scored``, the validation shard."""
     script.require_flash()
-    text = script.read(parsed.script)
+    text, folder = script.read(parsed.script), scored.parent
     program = folder / "train_gpt.py"
     program.write_text(script.patched(text, str(parsed.script)), encoding="utf-8")
     settings = script.TRAINING | {
         "SEED": str(seed),
         "MAX_WALLCLOCK_SECONDS": f"{parsed.seconds:g}",
-        "VOCAB_SIZE": str(vocab_size),
+        "VOCAB_SIZE": str(load_index(parsed.shards)["vocab_size"]),
         "DATA_PATH": str(folder),
         "TOKENIZER_PATH": str(parsed.tokenizer),
         "ARTIFACT_DIR": str(folder / "out"),  # its own log, which begins with its text
@@ -83,11 +82,10 @@ def run_script(parsed: argparse.Namespace, folder: Path, seed: int, vocab_size: 
     return {**numbers(log.read_text(encoding="utf-8"), str(log)), "process_seconds": seconds}
 
 
-def run_ours(parsed: argparse.Namespace, folder: Path, seed: int, vocab_size: int) -> dict[str, Any]:
-    """Train ``r1061``; the weights stay in ``OUT/ours-SEED``."""
-    del folder, vocab_size
+def run_ours(parsed: argparse.Namespace, scored: Path, seed: int) -> dict[str, Any]:
+    """Train ``r1061``, score it on the shard ``scored``; the weights stay in ``OUT/ours-SEED``."""
     out = parsed.out / f"ours-{seed}"
-    words = {"shards": parsed.shards, "validation": parsed.validation, "seconds": parsed.seconds, "seed": seed,
+    words = {"shards": parsed.shards, "validation": scored, "seconds": parsed.seconds, "seed": seed,
              "out": out}  # fmt: skip
     flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-u", "-m", "benchmarks.beside.ours", *flags]
@@ -105,14 +103,14 @@ def logged(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
     begin, line = time.perf_counter(), ""
     out, err = subprocess.PIPE, subprocess.STDOUT
     with (
+        terminable(),
         log.open("w", encoding="utf-8", buffering=1) as file,
         subprocess.Popen(
             command, env=environment, stdout=out, stderr=err, encoding="utf-8", errors="replace"
         ) as process,
     ):
-        assert process.stdout is not None
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 file.write(line)
                 print(line, end="", flush=True)
         except BaseException:  # an interruption: the GPU must be free again
@@ -174,7 +172,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [ROW.format(**head)]
     for row in rows:
         if "error" in row:
-            lines.append(f"{row['side']:<8}{row['seed']:>8}  failed: {row['error']}")
+            lines.append(f"{row['side']:<8}{row['seed']:>8}  failed")
             continue
         shown = {key: "-" if row[key] is None else row[key] for key in ("ms_before_loop", "ms_with_loop")}
         shown |= {key: f"{row[key]:.4f}" for key in ("average", "last_weights")}
