@@ -169,6 +169,14 @@ class _DropStores(ast.NodeTransformer):
     def __init__(self, unread: Callable[[ast.expr], bool]) -> None:
         self.unread = unread
 
+    def visit_Try(self, node: ast.Try) -> ast.stmt:
+        """Where an error is caught, that there is none may be all that the value was asked for."""
+        body = node.body
+        node.body = [] if node.handlers else body
+        self.generic_visit(node)
+        node.body = body
+        return node
+
     def visit_Assign(self, node: ast.Assign) -> ast.stmt:
         if len(node.targets) > 1:
             return node
@@ -176,6 +184,8 @@ class _DropStores(ast.NodeTransformer):
         pairs = [(target, value)]
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
             pairs = list(zip(target.elts, value.elts, strict=True))
+        if any(isinstance(part, ast.Starred) for pair in pairs for part in pair):
+            return node  # how many it takes depends on the others
         kept = [(left, right) for left, right in pairs if not (self.unread(left) and is_pure(right))]
         if len(kept) == len(pairs):
             return node

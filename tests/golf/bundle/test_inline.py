@@ -249,3 +249,33 @@ def f(a):
     assert "(Tensor a, Tensor[] b, Tensor? c, int d) -> (Tensor, Tensor[])" in left
     assert "zip(a, a)" in left
     assert left.endswith("raise KeyError(str(error))")
+
+
+CAUGHT = """
+def whole(text):
+    try:
+        number = int(text)
+    except ValueError:
+        return False
+    return True
+def there(box):
+    try:
+        found = box["k"]
+    except KeyError:
+        return False
+    finally:
+        unread = 64
+    return True
+def spread(first, second):
+    *kept, unread = first, second
+    other, unused = *first, second
+    return kept, other
+def main():
+    return whole("3"), whole("x"), there({}), there({"k": 1}), spread([1], 2)
+"""
+
+
+def test_what_is_asked_for_its_error_and_what_is_spread_stay() -> None:
+    program = text({ENTRY: CAUGHT})
+    assert outcome(program) == result(CAUGHT)
+    assert "64" not in program
