@@ -78,7 +78,7 @@ def optimize(statements: Sequence[Statement], roots: set[str], known: Known) -> 
                 statement.node = fold.visit(statement.node)
             _simplify(statement)
         constant_variables(live)
-        count = fold.count + constant_arguments(live) + inline_trivial(live)
+        count = fold.count + constant_arguments(live, roots) + inline_trivial(live)
         drop_unread_attributes(live)
         drop_unread_variables(live)
         if not count:

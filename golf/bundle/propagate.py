@@ -62,15 +62,18 @@ def _made_alone(statements: Sequence[Statement]) -> Iterator[tuple[ast.ClassDef,
 
 
 def fields_of(node: ast.ClassDef) -> dict[str, ast.expr | None]:
-    """Fields with their defaults, in their order; none for a class that is no plain record or has a base of ours."""
+    """Fields with their defaults, in their order; none for a class that is no plain record or has a base of ours.
+
+    None either where a call cannot give each field by its place.
+    """
     decorated = any("dataclass" in ast.unparse(part) for part in node.decorator_list) and not node.bases
     if not decorated and [ast.unparse(base) for base in node.bases] != ["NamedTuple"]:
         return {}
-    return {
-        part.target.id: part.value
-        for part in node.body
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
-    }
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and not is_class_variable(part)]
+    said = [*node.decorator_list, *(part.value for part in fields if isinstance(part.value, ast.Call))]
+    if any(isinstance(part, ast.Call) and {"init", "kw_only"} & {word.arg for word in part.keywords} for part in said):
+        return {}
+    return {part.target.id: part.value for part in fields if isinstance(part.target, ast.Name)}
 
 
 def _asked_for(node: ast.AST) -> set[int]:
@@ -235,25 +238,27 @@ class _Put(ast.NodeTransformer):
         return self.values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
 
-def constant_arguments(statements: Sequence[Statement]) -> int:
+def constant_arguments(statements: Sequence[Statement], roots: set[str]) -> int:
     """Take out the parameters for which every call gives the same literal, or nothing and the default is one.
 
     Those that nothing reads too. Of functions that are only ever called, by their own name, and of methods that are
-    only ever called of ``self``; the number of parameters taken out.
+    only ever called of ``self``; the number of parameters taken out. ``roots``: names that others call too.
     """
-    return sum(_take_out(node, calls, bound) for node, calls, bound in _called_alone(statements))
+    return sum(_take_out(node, calls, bound) for node, calls, bound in _called_alone(statements, roots))
 
 
 def drop_given_defaults(statements: Sequence[Statement], roots: set[str]) -> None:
     """Take out the defaults of parameters and fields that every call gives. ``roots``: names that others call too."""
-    for node, calls, bound in _called_alone(statements):
+    for node, calls, bound in _called_alone(statements, roots):
         arguments = node.args
-        while arguments.defaults and node.name not in roots:
+        while arguments.defaults:
             place = len(arguments.args) - len(arguments.defaults)
             if any(_given(call, arguments.args[place].arg, place - bound) is None for call in calls):
                 break
             del arguments.defaults[0]
     for record, calls in _made_alone(statements):
+        if record.name in roots:
+            continue
         fields = [part for part in record.body if isinstance(part, ast.AnnAssign) and not is_class_variable(part)]
         for place, field in enumerate(fields):
             if any(_given(call, ast.unparse(field.target), place) is None for call in calls):
@@ -261,8 +266,11 @@ def drop_given_defaults(statements: Sequence[Statement], roots: set[str]) -> Non
             field.value = None
 
 
-def _called_alone(statements: Sequence[Statement]) -> Iterator[tuple[Function, list[ast.Call], bool]]:
-    """Functions that are only ever called, by plain calls, with these; and whether a call gives no first argument."""
+def _called_alone(statements: Sequence[Statement], roots: set[str]) -> Iterator[tuple[Function, list[ast.Call], bool]]:
+    """Functions that are only ever called, by plain calls, with these; and whether a call gives no first argument.
+
+    But ``roots``, and the initialisers of classes among them.
+    """
     functions = _callable(statements)
     calls: dict[str, list[ast.Call]] = defaultdict(list)
     mentioned: Counter[str] = Counter()
@@ -279,7 +287,7 @@ def _called_alone(statements: Sequence[Statement]) -> Iterator[tuple[Function, l
                 calls[name].append(inner)
     for name, node in functions.items():
         simple = not (node.args.posonlyargs or node.args.vararg or node.args.kwarg)
-        if simple and _plain(calls[name]) and mentioned[name] == len(calls[name]):
+        if simple and name not in roots and _plain(calls[name]) and mentioned[name] == len(calls[name]):
             yield node, calls[name], node.name == INIT or name.startswith(".")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from golf.bundle.build import MAIN
 from golf.bundle.link import Linker
+from golf.bundle.optimize import optimize
 from golf.bundle.simplify import Simplify
 from golf.bundle.strip import strip
 from tests.golf.bundle.test_link import ENTRY, outcome, text
@@ -279,3 +280,56 @@ def test_what_is_asked_for_its_error_and_what_is_spread_stay() -> None:
     program = text({ENTRY: CAUGHT})
     assert outcome(program) == result(CAUGHT)
     assert "64" not in program
+
+
+OUTSIDE = """
+from dataclasses import dataclass
+@dataclass
+class Record:
+    size: int = 1
+class Box:
+    def __init__(self, size=2):
+        self.size = size
+def exported(size, more=3):
+    return size, more
+def main():
+    return Record(5), Box(6).size, exported(7, 8)
+"""
+
+
+def test_what_others_call_too_takes_all_that_it_took() -> None:
+    linker = Linker({"golf": "", "golf.bundle": "", ENTRY: OUTSIDE}, ENTRY)
+    roots = {linker.flat(ENTRY, name) for name in (MAIN, "Record", "Box", "exported")}
+    space: dict[str, Any] = {}
+    exec("\n".join(ast.unparse(part.node) for part in optimize(linker.link(), roots, {})), space)
+    record, box, exported = (space[linker.flat(ENTRY, name)] for name in ("Record", "Box", "exported"))
+    assert (record().size, record(4).size, box().size, box(4).size) == (1, 4, 2, 4)
+    assert (exported(9), exported(9, 1)) == ((9, 3), (9, 1))
+
+
+FIELDS = """
+from dataclasses import dataclass, field
+from typing import ClassVar
+@dataclass
+class Counted:
+    KIND: ClassVar[int] = 501
+    size: int
+    rest: int = 502
+@dataclass
+class Later:
+    size: int
+    parts: list = field(init=False, default_factory=list)
+    rest: int = 503
+@dataclass
+class Named:
+    size: int = field(kw_only=True, default=504)
+    rest: int = 505
+def main():
+    counted, later, named = Counted(1, 2), Later(3, 4), Named(5)
+    return (counted.KIND, counted.size, counted.rest, Counted.KIND, later.size, later.parts, later.rest,
+            named.size, named.rest)
+"""
+
+
+def test_fields_that_no_call_gives_by_place_count_for_none() -> None:
+    assert outcome(text({ENTRY: FIELDS})) == result(FIELDS)
