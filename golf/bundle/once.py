@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from golf.bundle.fold import stored
 from golf.bundle.link import Statement, is_flat
-from golf.bundle.names import FUNCTIONS, Function, walk
+from golf.bundle.names import FUNCTIONS, Function, bound_in, walk
 
 # What a node evaluates first, by its type; of a list the first of it.
 FIRST = {
@@ -30,25 +30,27 @@ KERNEL = "tl"  # who reads it compiles a function of its own kind, which is left
 def inline_once(statements: Sequence[Statement]) -> None:
     """Put values in place of variables that only the next statement reads, first of all."""
     imports = [statement.binds for statement in statements if isinstance(statement.node, (ast.Import, ast.ImportFrom))]
+    anew = {name for s in statements for node in walk(s.node) if isinstance(node, ast.Global) for name in node.names}
     same = PYTHON.union(*imports)
     for statement in statements:
         for part in statement.node.body if isinstance(statement.node, ast.ClassDef) else [statement.node]:
             if isinstance(part, FUNCTIONS):
-                _inline(part, same)
+                _inline(part, same, anew)
 
 
-def _inline(function: Function, same: set[str]) -> None:
+def _inline(function: Function, same: set[str], anew: set[str]) -> None:
     nodes = walk(function)
     reads = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
-    if KERNEL in reads:
+    if KERNEL in reads or anew & reads.keys():
         return
     shared = {name for node in nodes if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names}
+    shared = shared.union(*(bound_in(node.body) for node in nodes if isinstance(node, ast.ClassDef)))
     times = Counter(stored(function))
     once = {name for name, count in times.items() if count == reads[name] == 1} - shared
     for node in nodes:
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
-            if isinstance(block, list) and not isinstance(node, ast.ClassDef):
+            if isinstance(block, list):
                 setattr(node, name, _joined(block, once, same - times.keys()))
 
 

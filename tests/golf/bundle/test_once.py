@@ -73,3 +73,25 @@ class Box:
         exec(program, space)
         outcomes.append((space["Box"]().run(lambda number, seen=seen: seen.append(number) or number), seen))
     assert outcomes[0] == outcomes[1]
+
+
+def test_what_a_class_body_binds_and_what_is_bound_anew_stay() -> None:
+    source = """
+chosen__3 = None
+def choose(value):
+    global chosen__3
+    chosen__3 = value
+    return 1
+def f(act):
+    class Local:
+        if act:
+            x = act(1)
+            y = x
+    z = choose(act)
+    return Local.x, Local.y, chosen__3(z)
+"""
+    tree = ast.parse(source)
+    inline_once([Statement(node, {"f"}) for node in tree.body])
+    space: dict[str, Any] = {}
+    exec(ast.unparse(ast.fix_missing_locations(tree)), space)
+    assert space["f"](lambda value: value + 1) == (2, 2, 2)
