@@ -80,8 +80,10 @@ class TiltedScorer:
         """Scores, the base's, for each block its first target and the tilt's state then, the tilt after the last."""
         begun = time.monotonic()
         found = hints.find(tokens.cpu().numpy())
-        self.base.deadline -= TILT_SHARE * (time.monotonic() - begun)  # what comes behind the base's pass is left time
+        deadline = self.base.deadline  # what comes behind the base's pass is left time
+        self.base.deadline -= TILT_SHARE * (time.monotonic() - begun)
         untilted, log_of_hints = self.base.score_beside(tokens, torch.from_numpy(found.ids))
+        self.base.deadline = deadline
         places = np.flatnonzero(found.kinds >= 0) - 1  # among the scores; position 0 has no hint
         log_q, kinds = log_of_hints.numpy()[places], found.kinds[places + 1]
         right = (found.ids == tokens.cpu().numpy())[places + 1]

@@ -190,7 +190,7 @@ def test_learning_leaves_time_for_the_tilt_behind_the_last_score(
     assert 0 < left.adapted < left.parts(tokens) - 1, "there was too little time to learn from all"
     assert 49.0 < now[0] <= 60.0
     assert isinstance(left, TiltedScorer)
-    assert left.base.deadline == 50.0
+    assert left.base.deadline == 60.0, "the next score has as much"
 
 
 def test_where_nothing_repeats_next_to_nothing_is_lost() -> None:
