@@ -23,6 +23,22 @@ def test_rms_norm_is_fp32_inside_and_has_an_explicit_epsilon():
     assert torch.equal(rms_norm(torch.zeros(2, 8)), torch.zeros(2, 8))
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.004)], ids=str)
+@pytest.mark.parametrize("shape", [(), (512, 1)], ids=["plain", "scaled"])
+def test_the_norm_of_gpus_is_that_of_cpus(
+    dtype: torch.dtype, error: float, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scaled one in bf16 is rounded twice there."""
+    generator = torch.Generator().manual_seed(0)
+    x = (0.005 * torch.randn(512, 64, generator=generator)).to(dtype)
+    scale = torch.rand(shape, generator=generator) + 0.5 if shape else 1.0
+    expected = rms_norm(x, scale)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    found = rms_norm(x, scale)
+    assert found.dtype == dtype
+    assert (found - expected).double().norm() <= error * expected.double().norm()
+
+
 def test_rope_scores_depend_on_distance_alone():
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 16, generator=generator, dtype=torch.float64)

@@ -141,6 +141,16 @@ def test_loss_is_that_of_the_logits():
     assert torch.allclose(nll.double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_fewer_targets_are_those_of_the_last_tokens(count: int) -> None:
+    model, ids = tiny(), tokens(batch=3, length=25)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    whole = model(inputs, targets)
+    found = model(inputs, targets[:, 24 - count :])
+    assert found.shape == (3, count)
+    assert torch.allclose(found, whole[:, 24 - count :], atol=1e-6)
+
+
 def test_untrained_model_guesses_uniformly():
     model = tiny(awake=False)
     ids = tokens(length=25)

@@ -141,6 +141,14 @@ def test_an_untraced_run_has_no_trace() -> None:
     assert not scorer.trace
 
 
+def test_what_is_read_again_is_a_constant() -> None:
+    model, read = tiny(), []
+    model.register_forward_pre_hook(lambda _, given: read.append((given[1].shape[1], torch.is_grad_enabled())))
+    DocumentScorer(model, CONFIG).score(stream(LENGTHS))
+    assert {learns for targets, learns in read if targets == 0} == {False}
+    assert {learns for targets, learns in read if targets > 0} == {False, True}
+
+
 def test_only_the_named_matrices_are_adapted() -> None:
     model = tiny(loop_first=1, loop_last=2, loop_passes=2)
     config = dataclasses.replace(CONFIG, lora_targets=("query", "head"))
