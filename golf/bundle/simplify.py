@@ -207,7 +207,7 @@ def _until_left(block: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def is_pure(node: ast.AST) -> bool:
-    """Whether evaluating it can do nothing but give a value.
+    """Whether evaluating it can do nothing but give a value, or an error that nobody is taken to wait for.
 
     Names, attributes of them, members by a literal, literals, comparisons, arithmetic, texts with braces, and what
     Python calculates of them.

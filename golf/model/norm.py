@@ -14,7 +14,8 @@ EPS = 1e-6
 def rms_norm(x: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """``scale * x / sqrt(mean(x^2) + EPS)`` over the last dimension: computed in fp32, returned in x's dtype.
 
-    A tensor ``scale`` has one value for each normalised vector (its last dimension is 1): it costs no pass over x.
+    A tensor ``scale`` has one value for each normalised vector (its last dimension is 1): it costs no pass over x,
+    but on a GPU, where the norm is rounded to x's dtype before it is scaled, and after.
     """
     if x.is_cuda:  # one launch instead of eight, or three with a scale
         normed = F.rms_norm(x, x.shape[-1:], None, EPS)
