@@ -40,9 +40,9 @@ class TiltedScorer:
     """
 
     untilted: Tensor
-    trace: Sequence[Event]
-    adapted: int
-    waited: float
+    trace: Sequence[Event] = ()
+    adapted = 0
+    waited = 0.0
 
     def __init__(self, base: HintedScorer) -> None:
         self.base = base

@@ -72,6 +72,13 @@ def test_a_rank_that_never_comes_ends_the_run_in_time_with_what_was_tried(tmp_pa
     assert "hardware.nccl_timeout = 3 s, with hardware.nccl: NCCL_NET=Socket. Try: " in last
 
 
+@pytest.mark.slow
+def test_ranks_that_meet_go_on_with_the_settings(tmp_path: Path) -> None:
+    done = run(tmp_path, "meet")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+
+
 def test_what_ends_one_rank_is_told_and_not_that_the_others_lost_it(tmp_path: Path) -> None:
     done = run(tmp_path, "fail")
     assert done.returncode == Exit.DATA, done.stderr
