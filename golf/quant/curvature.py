@@ -86,7 +86,9 @@ def curvature_over(model: Transformer, passes: Passes, hessians: Mapping[str, Te
     """:func:`curvature` over ``passes``, which ranks may share."""
     squares: dict[str, Tensor] = {}  # of the loss's gradient by a matrix's outputs, summed over tokens and outputs
     outer: dict[str, Tensor] = {}  # of the gradient by what a table gives with itself, summed over tokens
-    tables = {id(module.weight): f"{name}.weight" for name, module in _tables(model)}
+    tables = {
+        f"{name}.weight": module.weight for name, module in model.named_modules() if isinstance(module, Embedding)
+    }
     handles = [
         module.register_forward_hook(partial(_watch, squares, tensor_name(name, module)))
         for name, module in model.named_modules()
@@ -107,15 +109,11 @@ def curvature_over(model: Transformer, passes: Passes, hessians: Mapping[str, Te
     passes.add_up({f"output {name}": total for name, total in squares.items()} | outer)
     count = passes.done
     combined, gains = dict(hessians), {name: float(total) / count for name, total in squares.items()}
-    for key in tables.values():
+    for key in tables:
         seen = outer[key] / count
         combined[key] = gains[key] * combined[key] + seen if key in gains else seen
         gains[key] = 1.0
     return Curvature(combined, {name: gain / rows[name] for name, gain in gains.items()}, count)
-
-
-def _tables(model: nn.Module) -> list[tuple[str, Embedding]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Embedding)]
 
 
 def _watch(squares: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -129,17 +127,21 @@ def _watch(squares: dict[str, Tensor], name: str, module: nn.Module, inputs: obj
 
 
 class _Lookups(TorchFunctionMode):
-    """Watches every lookup in a table, wherever in the model it stands."""
+    """Watches every lookup in a table, wherever in the model it stands, and in what precision."""
 
-    def __init__(self, outer: dict[str, Tensor], tables: Mapping[int, str]) -> None:
+    def __init__(self, outer: dict[str, Tensor], tables: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.outer, self.tables = outer, tables
+        self.read = dict(tables)  # as it was last cast for a pass
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``function``; of a lookup, watch the gradient by its result."""
         result = function(*args, **(kwargs or {}))
-        if function is F.embedding and id(args[1]) in self.tables:
-            result.register_hook(partial(self._add, self.tables[id(args[1])]))
+        for name, table in self.tables.items():
+            if function is Tensor.to and args[0] is table:
+                self.read[name] = result
+            elif function is F.embedding and args[1] is self.read[name]:
+                result.register_hook(partial(self._add, name))
         return result
 
     def _add(self, name: str, gradient: Tensor) -> None:

@@ -56,6 +56,20 @@ def test_a_table_has_the_outer_product_of_the_gradient_by_its_rows(found) -> Non
     assert result.gains["bigram.table.weight"] == pytest.approx(1 / 32)
 
 
+def test_tables_are_watched_in_bf16_too(found) -> None:
+    """As on a GPU, where what is looked up in is a copy of the weight, rounded."""
+    model, hessians, wanted = found
+    model.compute_dtype = torch.bfloat16
+    try:
+        result = curvature(model, WINDOWS, 8, hessians)
+    finally:
+        model.compute_dtype = torch.float32
+    for name in ("embed.weight", "bigram.table.weight"):
+        assert torch.allclose(
+            result.hessians[name], wanted.hessians[name], atol=0.05 * float(wanted.hessians[name].diagonal().max())
+        )
+
+
 def test_the_tied_embedding_has_both_of_its_roles(found) -> None:
     _, hessians, result = found
     both, head = result.hessians["embed.weight"], hessians["embed.weight"]
