@@ -167,8 +167,11 @@ def build(script: Any, state: Mapping[str, Tensor], device: torch.device) -> tup
 
 
 def outputs_alone() -> types.ModuleType:
-    """FlashAttention 3 whose functions return the output alone; some builds return the log-sum-exp too."""
-    import flash_attn_interface as real
+    """FlashAttention 3 whose functions return the output alone; some builds return the log-sum-exp too.
+
+    ``torch.compile`` looks up what else they read by the module's name, so that it has to have all of it.
+    """
+    real: Any = importlib.import_module(FLASH)
 
     def first(call: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -177,7 +180,9 @@ def outputs_alone() -> types.ModuleType:
 
         return run
 
-    return stand_in(first(real.flash_attn_func), first(real.flash_attn_varlen_func))
+    module = stand_in(first(real.flash_attn_func), first(real.flash_attn_varlen_func))
+    vars(module).update({name: value for name, value in vars(real).items() if name not in vars(module)})
+    return module
 
 
 def plain_flash() -> types.ModuleType:

@@ -45,6 +45,16 @@ def r1061(vocab_size: int, **changed: object) -> ModelSpec:
     return ModelSpec(from_dict(Model, section | changed), vocab_size)
 
 
+def test_flash_attention_gives_outputs_alone_and_keeps_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = type(sys)(script.FLASH)
+    package.flash_attn_func = lambda x: (x, "log-sum-exp")
+    package.flash_attn_varlen_func, package.FlashAttnFunc = abs, object()
+    monkeypatch.setitem(sys.modules, script.FLASH, package)
+    found = script.outputs_alone()
+    assert (found.flash_attn_func(3), found.flash_attn_varlen_func(-4)) == (3, 4)
+    assert found.FlashAttnFunc is package.FlashAttnFunc, "torch.compile looks it up by the module's name"
+
+
 def test_every_tensor_has_its_place_in_the_script() -> None:
     state = build(r1061(64, **TINY)).state_dict()
     state = {name: torch.randn_like(value) for name, value in state.items()}
