@@ -112,11 +112,17 @@ def prepare_behind(backend: str, rows: int, length: int, past: int, device: torc
 
 
 def segments(numbers: Tensor) -> Documents:
-    """Segments of rows whose tokens have the ``numbers`` (B, T) of their documents, without waiting for a GPU."""
+    """Segments of rows whose tokens have the ``numbers`` (B, T) of their documents.
+
+    Where a graph is made of it, a GPU cannot be waited for: there are entries for B * T of them.
+    """
     begins = torch.ones_like(numbers, dtype=torch.bool)
     begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    places = torch.arange(numbers.numel(), dtype=torch.int32, device=numbers.device)
-    starts = torch.where(begins.flatten(), places, numbers.numel()).sort().values
+    if torch.compiler.is_compiling() or (numbers.is_cuda and torch.cuda.is_current_stream_capturing()):
+        places = torch.arange(numbers.numel(), dtype=torch.int32, device=numbers.device)
+        starts = torch.where(begins.flatten(), places, numbers.numel()).sort().values
+    else:  # attention takes its time for each entry: 65,536 tokens, 36 documents
+        starts = begins.flatten().nonzero().flatten()
     return Documents(F.pad(starts, (0, 1), value=numbers.numel()).to(torch.int32), numbers.shape[1])
 
 

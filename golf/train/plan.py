@@ -25,6 +25,7 @@ from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError
 from golf.runtime.files import PARTIAL
 from golf.train.phases import Phase, all_phases, check_loop
 
+MOST_SEGMENTS = (1 << 16) - 1  # of a batch: the grids of attention's backward kernels have 16 bits for them
 CHECKED_TOKENS = 1 << 16  # of each shard, held against the vocabulary; `verify` reads them all
 BF16_CAPABILITY = 8  # least major compute capability whose matrix units take bf16
 
@@ -195,6 +196,13 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(
             "train.pack: found documents with model.document_mask = false, needed a model that tells them apart",
             hint="dvc exp run -S train.pack=windows (or -S model.document_mask=true)",
+        )
+    tokens = config.train.micro_batch_tokens
+    if config.train.pack == "windows" and config.model.document_mask and tokens > MOST_SEGMENTS:
+        raise ConfigError(
+            f"train.micro_batch_tokens: found {tokens:,} in windows with model.document_mask = true, needed at most "
+            f"{MOST_SEGMENTS:,}: there, each token may begin a document, and CUDA counts them in 16 bits",
+            hint="dvc exp run -S train.pack=documents",
         )
     check_gpu(config.hardware)
     check_shards(config)

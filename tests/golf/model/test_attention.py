@@ -164,14 +164,18 @@ def test_no_token_sees_another_document(form, backend):
             first += length
 
 
-def test_numbers_and_segments_say_the_same():
+def test_numbers_and_segments_say_the_same(monkeypatch):
     numbers, documents = numbered()
+    exact = segments(numbers)
+    assert exact.starts.tolist() == documents.starts.unique().tolist(), "no more entries than there are"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     found = segments(numbers)
-    assert found.longest == 20
-    assert found.starts.dtype == torch.int32
-    assert found.starts.shape == (numbers.numel() + 1,), "the same shape whatever the documents"
+    assert found.longest == exact.longest == 20
+    assert found.starts.dtype == exact.starts.dtype == torch.int32
+    assert found.starts.shape == (numbers.numel() + 1,), "in a graph, the same shape whatever the documents"
     assert found.starts.unique().tolist() == documents.starts.unique().tolist()
-    assert torch.equal(number_tokens(found, 4, 20), number_tokens(documents, 4, 20))
+    for each in (exact, found, documents):
+        assert torch.equal(number_tokens(each, 4, 20).diff() > 0, number_tokens(documents, 4, 20).diff() > 0)
     assert number_tokens(documents, 4, 20)[0].tolist() == [1] * 5 + [2] + [3] + [4] * 10 + [5] * 3
 
 

@@ -119,6 +119,15 @@ def test_sections_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train.pack: found documents with model.document_mask = false.*Try"):
         check(make_config(tmp_path, pack="documents"))
     check(make_config(tmp_path, pack="documents", model={"document_mask": True}))
+
+
+def test_windows_whose_documents_attention_cannot_count_are_refused(tmp_path: Path) -> None:
+    """FlashAttention 3 ended the process: each token of a batch is a segment where none is known before."""
+    large = {"micro_batch_tokens": 1 << 16, "batch_tokens": 1 << 16}
+    with pytest.raises(ConfigError, match=r"train.micro_batch_tokens: found 65,536 in windows.*S train.pack=documents"):
+        check(make_config(tmp_path, **large, model={"document_mask": True}))
+    with pytest.raises(DataError, match="a step needs 65,537"):  # no more than that is wrong without the mask
+        check(make_config(tmp_path, **large))
     with pytest.raises(ConfigError, match=r"train.loop_shares: found 1 for the 0 extra passes"):
         check(make_config(tmp_path, loop_shares=(0.5,)))
 
