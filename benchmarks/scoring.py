@@ -86,7 +86,7 @@ def tell(speed: dict[str, Any]) -> None:
     """The rates and ratios, and what was compared, for people."""
     print(
         f"{speed['batches']} x {speed['rows']} windows of {speed['window']} tokens, attention {speed['attention']}, "
-        f"{speed['passes']} passes; scoring {speed['scoring']}; training {speed['training']}; "
+        f"{speed['passes']} passes; {speed['both']}; training {speed['training']}; "
         f"digest of the weights {speed['digest_seconds']} s a stream, not in the rates"
     )
     for name, rate in speed["tokens_per_second"].items():

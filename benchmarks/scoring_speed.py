@@ -106,18 +106,18 @@ def make_ways(
     hardware = Hardware()
     attention, _ = choose_backend("auto", device)
     model = build(spec, state, attention, device)
-    compiled, _ = choose_compile(hardware, device)
+    kernels, _ = kernels_available(device)
+    model.kernels = kernels
+    compiled, _ = choose_compile(hardware, device, kernels)
     begun = time.perf_counter()
     digest(model)
     begun, digested = time.perf_counter(), time.perf_counter() - begun  # the first call loads what it needs
     digest(model)
     digested = time.perf_counter() - begun
     trainee = build(spec, state, attention, device)
-    kernels, _ = kernels_available(device)
-    trainee.use_kernels(kernels)
-    trains_compiled, _ = choose_compile(hardware, device, kernels)
-    forward: Forward = compile_forward(trainee) if trains_compiled else trainee
-    graphs = device.type == "cuda" and not trains_compiled
+    trainee.kernels = kernels
+    forward: Forward = compile_forward(trainee) if compiled else trainee
+    graphs = device.type == "cuda" and not compiled
 
     def scored(scorer: Any, digests: bool) -> Callable[[Tensor], float]:
         def way(tokens: Tensor) -> float:
@@ -137,9 +137,8 @@ def make_ways(
     facts = {
         "attention": attention,
         "passes": model.passes,
-        "scoring": "compiled" if compiled else "as it is",
-        "training": f"kernels {'on' if kernels else 'off'}, {'compiled' if trains_compiled else 'not compiled'}"
-        f"{', CUDA graph' if graphs else ''}",
+        "both": f"kernels {'on' if kernels else 'off'}, {'compiled' if compiled else 'not compiled'}",
+        "training": "CUDA graph" if graphs else "launched",
         "digest_seconds": round(digested, 4),
     }
     return ways, facts

@@ -17,6 +17,7 @@ from golf.codec.model import decode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_sidecar, read_split
 from golf.model.attention import choose_backend
+from golf.model.kernels.launch import kernels_available
 from golf.model.transformer import Transformer
 from golf.model.weights import ModelSpec, build
 from golf.params.base import load
@@ -109,7 +110,8 @@ def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
     if ranks.first:
         print(f"attention: {attention} ({reason}); {describe(ranks.device)}; {ranks.count} rank(s)", flush=True)
     model = build(quantized.spec, dequantize_model(quantized), attention, ranks.device)
-    compiled, _ = choose_compile(hardware, ranks.device)
+    model.kernels = hardware.kernels == "auto" and kernels_available(ranks.device)[0]
+    compiled, _ = choose_compile(hardware, ranks.device, model.kernels)
     return Subject(quantized.spec, model, attention, compiled)
 
 

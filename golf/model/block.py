@@ -18,6 +18,9 @@ LANE_KEEP = 1.1  # initial factor of a lane in its own update, as in the 1.0734 
 class Block(nn.Module):
     """Attention and MLP around the residual stream, all scales per channel.
 
+    With the kernels the branches' scales are multiplied into their last matrices, much smaller than what these make:
+    a branch is then added as it is, and the backward pass has one gradient for it and for the stream.
+
     With ``u = m0 * x + m1 * x0``::
 
         serial    u += a * attention(norm(u)); u += b * mlp(norm(u))
@@ -33,15 +36,14 @@ class Block(nn.Module):
         self.resid_mix = nn.Parameter(_identity_mix(config.dim)) if config.resid_mix else None
         self.norm_scale = 1.0 / math.sqrt(layer + 1) if config.ln_scale else 1.0
         self.one_lane = config.parallel == "one_lane" and layer >= config.parallel_from
-        self.kernels = False
 
     def forward(self, x: Residual, first_value: Tensor | None, shared: Shared) -> tuple[Residual, Tensor]:
         """Residual stream (B, T, D) -> the new stream (B, T, D) and this layer's own values (B, T, G, W)."""
-        u, normed = x.mixed(self.mix(shared)).added_and_normed(self.norm_scale, self.kernels)
+        u, normed = x.mixed(self.mix(shared)).added_and_normed(self.norm_scale, shared.kernels)
         attended, own_value = self.attended(normed, first_value, shared)
         x = Residual.of(u).plus(attended)
         if not self.one_lane:
-            u, normed = x.added_and_normed(self.norm_scale, self.kernels)
+            u, normed = x.added_and_normed(self.norm_scale, shared.kernels)
             x = Residual.of(u)
         return x.plus(self.expanded(normed, shared)), own_value
 
@@ -54,14 +56,14 @@ class Block(nn.Module):
             the lanes added up, ``merged`` into the first, what attention adds, what the MLP adds, each (B, T, D), and
             the layer's own values (B, T, G, W).
         """
-        lanes = read_lanes(first, second, merged, self.mix(shared), self.norm_scale, self.kernels)
+        lanes = read_lanes(first, second, merged, self.mix(shared), self.norm_scale, shared.kernels)
         lane, normed, other, other_normed = lanes
         attended, own_value = self.attended(normed, first_value, shared)
         return lane, other, attended, self.expanded(other_normed, shared), own_value
 
     def attended(self, normed: Tensor, first_value: Tensor | None, shared: Shared) -> tuple[Term, Tensor]:
         """What attention makes of its input (B, T, D), and the layer's own values (B, T, G, W)."""
-        if self.scales_weights(shared):
+        if shared.kernels:
             y, own_value = self.attention(normed, first_value, shared, self.attention_scale)
             return Term((y,)), own_value
         y, own_value = self.attention(normed, first_value, shared)
@@ -69,15 +71,9 @@ class Block(nn.Module):
 
     def expanded(self, normed: Tensor, shared: Shared) -> Term:
         """What the MLP makes of its input (B, T, D)."""
-        if self.scales_weights(shared):
+        if shared.kernels:
             return Term((self.mlp(normed, None, self.mlp_scale),))
         return Term((self.mlp(normed, shared.adapters),), self.mlp_scale)
-
-    def scales_weights(self, shared: Shared) -> bool:
-        """Whether the branches' scales are multiplied into their last matrices, much smaller than what they make:
-        then a branch is added as it is, and the backward pass has one gradient for it and for the stream.
-        """
-        return self.kernels and shared.adapters is None
 
     def mix(self, shared: Shared) -> Mix | None:
         """The learnt mix of the stream and the embedding that the layer reads."""

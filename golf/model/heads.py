@@ -29,6 +29,7 @@ class Shared(NamedTuple):
     documents: Any  # where attention stops, as golf.model.attention.prepare gives it
     adapters: Adapters | None
     past: Past | None = None  # keys and values of earlier tokens
+    kernels: bool = False  # compute with those of golf.model.kernels
 
 
 class Projected(NamedTuple):
@@ -70,7 +71,6 @@ class Attention(nn.Module):
         self.attend = implementation(backend)
         # FlashAttention 3 adds the gradients of shared heads up in fp32: a sixth of its time, forward and backward.
         self.spreads = backend == "fa3"
-        self.kernels = False
 
     def forward(
         self, x: Tensor, first_value: Tensor | None, shared: Shared, scale: Tensor | None = None
@@ -81,7 +81,7 @@ class Attention(nn.Module):
             x: (B, T, D), normalised.
             first_value: (B, T, G, W), the values of layer 0; None in layer 0.
             shared: what every layer reads.
-            scale: (D,) of the output, multiplied into its matrix; with the kernels, without adapters.
+            scale: (D,) of the output, multiplied into its matrix; with the kernels.
 
         Returns:
             the output (B, T, D) and this layer's own values (B, T, G, W).
@@ -99,7 +99,7 @@ class Attention(nn.Module):
             k, read = shared.past.extend(k, read)
         y = self.attend(q, k, read, shared.documents)
         if self.exclusive:
-            y = exclude_and_gate(y, v, opened, self.kernels)
+            y = exclude_and_gate(y, v, opened, shared.kernels)
         elif opened is not None:
             y = y * opened[..., None]
         if scale is not None:
@@ -109,7 +109,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor, shared: Shared) -> Projected:
         """Project x (B, T, D)."""
         adapters, parts = shared.adapters, (self.query, self.key, self.value)
-        if self.kernels and adapters is None:
+        if shared.kernels:
             weights, gate = [part.seen_weight() for part in parts], self.gate
             heads, logits = project(x, weights, None if gate is None else gate.weight, kernel=True)
             read = rotary_heads(heads, self.query_gain, shared.rope, self.kv_heads, kernel=True, spread=self.spreads)

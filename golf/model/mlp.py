@@ -29,14 +29,11 @@ class MLP(nn.Module):
         star = config.activation == "star_relu"
         self.star_scale = nn.Parameter(torch.tensor(STAR_SCALE)) if star else None
         self.star_bias = nn.Parameter(torch.tensor(STAR_BIAS)) if star else None
-        self.kernels = False
 
     def forward(self, x: Tensor, adapters: Adapters | None, scale: Tensor | None = None) -> Tensor:
-        """Expand, activate, contract; ``scale`` (D,), if given, of what comes out."""
-        if self.kernels and adapters is None and self.star_scale is None:
-            down = self.down.seen_weight()
-            down = down if scale is None else scale[:, None] * down
-            return mlp(x, self.up.seen_weight(), down, self.slope, kernel=True)
+        """Expand, activate, contract; ``scale`` (D,) of what comes out, with the kernels."""
+        if scale is not None and self.star_scale is None:
+            return mlp(x, self.up.seen_weight(), scale[:, None] * self.down.seen_weight(), self.slope, kernel=True)
         z = activate(self.up(x, adapters), self.slope)
         if self.star_scale is not None and self.star_bias is not None:
             z = self.star_scale.to(z.dtype) * z + self.star_bias.to(z.dtype)

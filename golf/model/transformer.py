@@ -17,12 +17,11 @@ from golf.model.attention import Documents, prepare, prepare_behind
 from golf.model.block import Block, Lanes, joined
 from golf.model.depth import Skips, plan_passes
 from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
-from golf.model.heads import Attention, OutputGate, Shared, for_repeat
+from golf.model.heads import OutputGate, Shared, for_repeat
 from golf.model.kernels import loss as loss_kernel
 from golf.model.kernels.mix_norm import Relay
 from golf.model.linear import Adapters, Embedding, Linear, TiedHead, repeated
 from golf.model.loss import softcap, softcapped_nll
-from golf.model.mlp import MLP
 from golf.model.past import Past
 from golf.model.residual import Residual
 from golf.model.rope import ntk_base, rotation
@@ -43,7 +42,8 @@ class Transformer(nn.Module):
     Attributes:
         compute_dtype: dtype of the activations; bf16 on GPUs. Set it before the first forward pass.
         passes: how often the looped layers run; see :meth:`set_passes`.
-        kernels: whether training's kernels are on; see :meth:`use_kernels`.
+        kernels: compute with those of :mod:`golf.model.kernels` where there are no adapters and no past. The loss
+            must then be the mean or the sum of what ``forward`` returns, and no hook sees a product that one contains.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
@@ -51,7 +51,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size, self.bos_id = config, vocab_size, bos_id
         self.attention = attention
         self.compute_dtype = torch.float32
-        self.kernels = self.fused_loss = False
+        self.kernels = False
         kv_dim = config.dim // config.num_heads * config.num_kv_heads
         has_values = config.value_embed_dim > 0 and config.value_embed_layers > 0
         self.embed = Embedding(vocab_size, config.dim)
@@ -64,6 +64,7 @@ class Transformer(nn.Module):
         self.lanes = Lanes(config) if config.parallel == "two_lane" else None
         asymmetric = config.softcap_kind == "asymmetric"
         self.softcaps = nn.Parameter(torch.full((2,), config.logit_softcap)) if asymmetric else None
+        self.fused_loss = not asymmetric and loss_kernel.takes(vocab_size, config.logit_softcap)
         self.head = TiedHead()
         self.set_passes(config.loop_passes)
         for name, module in self.named_modules():
@@ -100,18 +101,6 @@ class Transformer(nn.Module):
         self.passes = passes
         self.plan = plan_passes(self.config, passes)
 
-    def use_kernels(self, on: bool = True) -> None:
-        """Compute what :mod:`golf.model.kernels` has a kernel for with it, where there are no adapters.
-
-        For training: the loss must then be the mean or the sum of what ``forward`` returns, and no hook sees a matrix
-        product that a kernel contains.
-        """
-        self.kernels, symmetric = on, self.softcaps is None
-        self.fused_loss = on and symmetric and loss_kernel.takes(self.vocab_size, self.config.logit_softcap)
-        for module in self.modules():
-            if isinstance(module, Block | Attention | MLP):
-                module.kernels = on
-
     def adapter_shapes(self) -> dict[str, tuple[int, int]]:
         """(out, in) of every matrix that an adapter can add to, by the adapter's name, at the present passes."""
         runs = {step.layer: step.repeat + 1 for step in self.plan}
@@ -138,17 +127,18 @@ class Transformer(nn.Module):
             targets: (B, T) int64, the token that follows each; fewer: those of the last tokens.
             adapters: functions added to the outputs of named matrices, see :data:`golf.model.linear.Adapters`.
             documents: with ``document_mask``, where attention stops; None: at each BOS and at the row's start.
-            past: the tokens before these in the same rows, of one document each; it is told of these. Without kernels.
+            past: the tokens before these in the same rows, of one document each; it is told of these.
 
         Returns:
             without targets the logits (B, T, V), else the targets' negative log-likelihood, as they, in nats; fp32.
         """
         weight = self.embed.seen_weight()
+        kernels = self.kernels and adapters is None and past is None
         if past is None:
-            embedded = self.embed_tokens(tokens, weight, adapters)
+            embedded = self.embed_tokens(tokens, weight, adapters, kernels)
         else:
             embedded = self.embed_tokens(past.begin(tokens), weight, adapters)[:, -tokens.shape[1] :]
-        first = self.shared(tokens, embedded, adapters, documents, past)
+        first = self.shared(tokens, embedded, adapters, documents, past)._replace(kernels=kernels)
         first_value: Tensor | None = None
         x = Residual.of(embedded)
         second: Residual | None = None  # the lane that MLPs read; x is the one that attention and skips read
@@ -158,7 +148,7 @@ class Transformer(nn.Module):
             block: Block = self.blocks[step.layer]  # type: ignore[assignment]
             shared = first if step.repeat == 0 else for_repeat(first, step.repeat)
             if self.lanes is not None and second is None and step.layer >= self.config.parallel_from:
-                second = x = Residual.of(x.added(self.kernels))
+                second = x = Residual.of(x.added(kernels))
             merged = None if step.source is None else mergers[step.slot].of(kept.pop(step.source))
             if self.lanes is None or second is None:
                 x, own_value = block(x.mixed(merged), first_value, shared)
@@ -167,12 +157,12 @@ class Transformer(nn.Module):
                 x, second = self.lanes(*parts, step.layer)
             first_value = own_value if first_value is None else first_value
             if step.kept:
-                kept[index] = Relay(x.added(self.kernels))
+                kept[index] = Relay(x.added(kernels))
                 x = Residual.of(kept[index])
-        hidden = (x if second is None else joined(x, second)).normed(1.0, self.kernels)
+        hidden = (x if second is None else joined(x, second)).normed(1.0, kernels)
         if targets is not None and targets.shape[1] < tokens.shape[1]:
             hidden = hidden[:, tokens.shape[1] - targets.shape[1] :]
-        if self.fused_loss and targets is not None and adapters is None:
+        if kernels and self.fused_loss and targets is not None:
             fused = loss_kernel.linear_cross_entropy
             nll = fused(hidden.flatten(0, 1), weight, targets.flatten(), self.config.logit_softcap, kernel=True)
             return nll.view_as(targets)
@@ -180,7 +170,9 @@ class Transformer(nn.Module):
         logits = self.head(hidden, weight, adapters).float()
         return softcap(logits, cap) if targets is None else softcapped_nll(logits, targets, cap)
 
-    def embed_tokens(self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None) -> Tensor:
+    def embed_tokens(
+        self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None, kernels: bool = False
+    ) -> Tensor:
         """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix."""
         linked = has_predecessor(tokens, self.bos_id if self.config.bos_mask else None)
         x = F.embedding(tokens, weight.to(self.compute_dtype))
@@ -188,7 +180,7 @@ class Transformer(nn.Module):
             x = x + self.bigram(tokens, linked, self.compute_dtype, adapters)
         if isinstance(self.smear, TokenSmear):
             x = self.smear(x, linked)
-        x = Residual.of(x).normed(1.0, self.kernels)
+        x = Residual.of(x).normed(1.0, kernels)
         return self.smear(x, linked) if isinstance(self.smear, SmearGate) else x
 
     def shared(

@@ -56,11 +56,11 @@ def count_work(model: Transformer) -> Work:
     found = [(module, hook(name, module)) for name, module in model.named_modules()]
     handles = [module.register_forward_hook(call) for module, call in found if call is not None]
     kernels = model.kernels
-    model.use_kernels(False)  # they contain products that no hook sees
+    model.kernels = False  # they contain products that no hook sees
     try:
         model(torch.full((1, 16), model.bos_id, device=device))
     finally:
-        model.use_kernels(kernels)
+        model.kernels = kernels
         for handle in handles:
             handle.remove()
     products = 2 * FORWARD_AND_BACKWARD

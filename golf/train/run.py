@@ -64,7 +64,7 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
     compiled, why_compiled = choose_compile(config.hardware, device, kernels)
     seed_all(config.seed)
     model = build(ModelSpec(config.model, config.vocab_size, config.bos_id), attention=attention, device=device)
-    model.use_kernels(kernels)
+    model.kernels = kernels
     forward = compile_forward(model) if compiled else model
     replays = device.type == "cuda" and not compiled and config.hardware.graphs == "auto"
     captured = Captured(model, forward) if replays else None

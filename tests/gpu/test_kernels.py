@@ -115,7 +115,7 @@ def test_the_compiled_model_learns_the_same_with_kernels(switches):
 
     def gradients(kernels):
         torch.compiler.reset()
-        model.use_kernels(kernels)
+        model.kernels = kernels
         model.zero_grad()
         loss = torch.compile(model, fullgraph=True, dynamic=False)(ids[:, :-1], ids[:, 1:]).mean()
         loss.backward()

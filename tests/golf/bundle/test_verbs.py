@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from golf.bundle import program, training
+from golf.bundle import program, scoring, training
 from golf.bundle.scoring import repays
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
 from golf.params.eval import Eval
+from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, FairwayError, MissingInput
 from tests.programs import arguments, with_artifact
 from tests.ranks import run_ranks
@@ -54,6 +55,15 @@ def test_windows_are_compiled_where_that_comes_back() -> None:
     assert not repays(47_851_521, apart, ranks=8)
     assert repays(47_851_521, close, ranks=8)
     assert repays(47_851_521, apart, ranks=1)
+
+
+@pytest.mark.parametrize(("kernels", "compiled"), [("auto", False), ("off", True)])
+def test_a_gpu_scores_with_the_kernels_or_compiles(world: Path, monkeypatch, kernels: str, compiled: bool) -> None:
+    monkeypatch.setattr(scoring, "kernels_available", lambda device: (True, ""))
+    monkeypatch.setattr(scoring, "choose_compile", lambda hardware, device, kernels: (not kernels, ""))
+    with scoring.opened(world / "model.golf", Hardware(device="cpu", kernels=kernels)) as subject:
+        assert subject.model.kernels is not compiled
+        assert subject.compiled is compiled
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_looped_layer_counts_each_time_it_runs() -> None:
 
 def test_what_kernels_contain_is_counted_too() -> None:
     model = Transformer(PLAIN, 50)
-    model.use_kernels()
+    model.kernels = True
     assert count_work(model) == count_work(Transformer(PLAIN, 50))
     assert model.kernels
 

@@ -12,6 +12,8 @@ from golf.model.kernels.exclusive import exclude_and_gate
 from golf.model.kernels.mix_norm import Relay, mix, mix_norm, norm_of_mix, read
 from golf.model.kernels.mlp import mlp
 from golf.model.linear import set_fake_quant
+from golf.params.eval import Eval
+from golf.scoring.evaluator import make_scorer
 from tests.golf.model.kernels import cases, exact
 from tests.golf.model.tiny import EVERYTHING, tiny, tokens
 
@@ -115,7 +117,7 @@ class Additions(TorchDispatchMode):
 )
 def test_autograd_adds_no_gradients_of_the_stream(switches, left):
     model, ids = tiny(**switches, bigram_buckets=0, smear_gate=False), tokens()
-    model.use_kernels()
+    model.kernels = True
     loss = model(ids[:, :-1], ids[:, 1:]).mean()
     with Additions(torch.Size((2, 23, 32))) as additions:
         loss.backward()
@@ -183,7 +185,7 @@ def test_the_model_computes_the_same_with_kernels(switches, quantized):
         return {name: param.grad for name, param in model.named_parameters() if param.grad is not None} | {"": loss}
 
     expected = gradients()
-    model.use_kernels()
+    model.kernels = True
     for block in model.blocks:
         block.attention.spreads = quantized  # as for FlashAttention 3
     found = gradients()
@@ -192,5 +194,18 @@ def test_the_model_computes_the_same_with_kernels(switches, quantized):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
     with torch.no_grad():
         logits = model(ids)
-        model.use_kernels(False)
+        model.kernels = False
         torch.testing.assert_close(logits, model(ids))
+
+
+@pytest.mark.parametrize("ttt", ["none", "sgd", "lora"])
+def test_scores_are_the_same_with_kernels(ttt):
+    """Windows and lessons use them, documents with adapters and a past don't."""
+    model, stream = tiny(parallel="two_lane", parallel_from=2, attention_gate="sparse"), tokens().flatten()
+    config = Eval(seq_len=8, stride=4, batch_windows=2, ttt=ttt, ttt_chunk_tokens=12, lora_rank=2, lora_chunk_tokens=4)
+    scorer = make_scorer(model, config)
+    expected = scorer.score(stream)
+    distribution = scorer.distribution(stream, 20)
+    model.kernels = True
+    torch.testing.assert_close(scorer.score(stream), expected, rtol=0, atol=0 if ttt == "lora" else 1e-5)
+    torch.testing.assert_close(scorer.distribution(stream, 20), distribution, rtol=1e-4, atol=1e-7)
