@@ -34,6 +34,7 @@ class Behind(NamedTuple):
 
     queries: Documents
     keys: Documents
+    used: Tensor | None = None  # (B,) int32: how many of a row's keys there are yet; None: all. FlashAttention 3 alone
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]  # q, k, v, what `prepare` gave -> y; shapes as in `attend`
@@ -99,16 +100,20 @@ def prepare(backend: str, documents: Documents | Tensor | None, rows: int, lengt
     return ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]  # (B, 1, T, T)
 
 
-def prepare_behind(backend: str, rows: int, length: int, past: int, device: torch.device) -> Any:
-    """The same for (rows, length) queries behind ``past`` keys of their row, all of which each of them sees."""
-    if past == 0:
+def prepare_behind(backend: str, rows: int, length: int, past: int | Tensor, total: int, device: torch.device) -> Any:
+    """The same for (rows, length) queries behind ``past`` keys of their row, all of which each of them sees.
+
+    Rows hold ``total`` keys. Where ``past`` is a number on the device, those behind the queries' are not there yet.
+    """
+    if total == length:
         return None
     if backend == "flex":
-        return _flex_mask(1, length, device, past)
+        return _flex_mask(1, length, device, total - length)
     if backend in MASKED:
-        return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+        return torch.arange(total, device=device) <= past + torch.arange(length, device=device)[:, None]
     counts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-    return Behind(Documents(counts * length, length), Documents(counts * (past + length), past + length))
+    used = None if isinstance(past, int) else (past + length).to(torch.int32).repeat(rows)
+    return Behind(Documents(counts * length, length), Documents(counts * total, total), used)
 
 
 def segments(numbers: Tensor) -> Documents:
@@ -164,7 +169,7 @@ def _forced_sdpa(backend: str) -> Attend:
         if documents is None:
             with sdpa_kernel(kernel):
                 return _sdpa(q, k, v)
-        queries, keys = documents if isinstance(documents, Behind) else (documents, documents)
+        queries, keys = documents[:2] if isinstance(documents, Behind) else (documents, documents)
         q, k, v, shape = _flat(q), _flat(k), _flat(v), q.shape
         return torch.ops.aten._flash_attention_forward(
             q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, True, False
@@ -177,9 +182,11 @@ def _flash_attention(dense: Callable[..., Any], variable: Callable[..., Any]) ->
     def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Behind | None = None) -> Tensor:
         if documents is None:
             return _first(dense(q, k, v, causal=True))
-        queries, keys = documents if isinstance(documents, Behind) else (documents, documents)
+        queries, keys = documents[:2] if isinstance(documents, Behind) else (documents, documents)
         starts = {"cu_seqlens_q": queries.starts, "cu_seqlens_k": keys.starts}
         longest = {"max_seqlen_q": queries.longest, "max_seqlen_k": keys.longest}
+        if isinstance(documents, Behind) and documents.used is not None:
+            starts["seqused_k"] = documents.used
         return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **starts, **longest)).view(q.shape)
 
     return call

@@ -13,21 +13,30 @@ class Past:
 
     Give the same object to each forward pass over the next piece of B rows, each of one document. Gradients end here:
     what is remembered is a constant. Where the weights change between two pieces, the older keys and values stay what
-    they were when their tokens were read. Nothing is ever
-    dropped: where a row grows too long, begin a new one within it.
+    they were when their tokens were read. Nothing is ever dropped: where a row grows too long, begin a new one in it.
 
     Args:
         longest: tokens that a row holds at most.
 
     Attributes:
         length: earlier tokens, which the present piece sees.
+        held: how many a row holds with its own.
     """
 
+    length: int | Tensor
+
     def __init__(self, longest: int) -> None:
-        self.longest, self.length, self.held = longest, 0, 0
+        self.longest, self.held = longest, 0
+        self.length = 0
         self._tokens: Tensor | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._made: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, 2) or fewer: the last ones."""
+        assert self._tokens is not None
+        return self._tokens
 
     def begin(self, tokens: Tensor) -> Tensor:
         """The next piece (B, T) -> (B, c + T): after the c tokens that its embedding mixes in."""
@@ -49,3 +58,59 @@ class Past:
         """Go on with the first ``rows`` rows alone."""
         self._made = [(k[:rows], v[:rows]) for k, v in self._made]
         self._tokens = None if self._tokens is None else self._tokens[:rows]
+
+
+class FixedPast(Past):
+    """A past that stays in the same memory, piece after piece of one size: a CUDA graph can hold what reads it.
+
+    How many tokens there are is a number on the device; of the ``longest`` places of a row, those behind hold anything.
+    A piece may be of the first rows alone.
+
+    Args:
+        past: what gives the number of rows, and what it begins with: two tokens or more.
+    """
+
+    length: Tensor
+
+    def __init__(self, past: Past) -> None:
+        super().__init__(past.longest)
+        self.held = past.longest
+        self._tokens = past.tokens.clone()
+        self.length = torch.zeros((), dtype=torch.int64, device=self._tokens.device)
+        self._pairs = [(self._room(k), self._room(v)) for k, v in past._made]
+        self.load(past)
+
+    def _room(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], self.longest, *x.shape[2:])
+
+    def load(self, past: Past) -> None:
+        """Begin anew with what ``past`` holds, of as many rows or fewer."""
+        rows = len(past.tokens)
+        for own, made in zip(self._pairs, past._made, strict=True):
+            for room, x in zip(own, made, strict=True):
+                room[:rows, : past.held] = x
+        self.tokens[:rows] = past.tokens
+        self.length.fill_(past.held)
+
+    def begin(self, tokens: Tensor) -> Tensor:
+        """See :meth:`Past.begin`."""
+        rows, count = tokens.shape
+        self._read, self._places = 0, self.length + torch.arange(count, device=tokens.device)
+        joined = torch.cat((self.tokens[:rows], tokens), dim=1)
+        self.tokens[:rows] = joined[:, -MIXED_BEFORE:]
+        return joined
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Past.extend`; (B, longest, G, W), of which those behind the piece say nothing."""
+        rooms, self._read = self._pairs[self._read], self._read + 1
+        whole_k, whole_v = (self._put(room[: k.shape[0]], x) for room, x in zip(rooms, (k, v), strict=True))
+        return whole_k, whole_v
+
+    def _put(self, room: Tensor, x: Tensor) -> Tensor:
+        whole = room.index_copy(1, self._places, x)
+        room.index_copy_(1, self._places, x.detach())
+        return whole
+
+    def advance(self) -> None:
+        """The piece is read: the next stands behind it."""
+        self.length += self._places.numel()

@@ -9,7 +9,7 @@ Rotation = tuple[Tensor, Tensor]  # cos, sin: (1, T, 1, rope_dims / 2)
 
 
 def rotation(
-    length: int, rope_dims: int, base: float, device: torch.device, dtype: torch.dtype, start: int = 0
+    length: int, rope_dims: int, base: float, device: torch.device, dtype: torch.dtype, start: int | Tensor = 0
 ) -> Rotation:
     """cos and sin of ``t * base^(-2j / rope_dims)`` for ``length`` positions t from ``start``, j < rope_dims / 2.
 
@@ -23,10 +23,10 @@ def rotation(
 
 
 def _tables(
-    length: int, rope_dims: int, base: float, device: torch.device, dtype: torch.dtype, start: int = 0
+    length: int, rope_dims: int, base: float, device: torch.device, dtype: torch.dtype, start: int | Tensor = 0
 ) -> Rotation:
     pairs = torch.arange(0, rope_dims, 2, device=device, dtype=torch.float32)
-    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
+    positions = start + torch.arange(length, device=device, dtype=torch.float32)
     angles = torch.outer(positions, base ** (-pairs / rope_dims))[None, :, None, :]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

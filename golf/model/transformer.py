@@ -194,7 +194,8 @@ class Transformer(nn.Module):
         """What every layer reads; ``x0`` (B, T, D) is the normalised embedding of ``tokens`` (B, T)."""
         config, (rows, length) = self.config, tokens.shape
         masks: Documents | Tensor | None = None
-        longest, start = length, 0
+        longest: int = length
+        start: int | Tensor = 0
         if past is not None:
             longest, start = past.longest, past.length
         elif config.document_mask and documents is not None:
@@ -205,7 +206,7 @@ class Transformer(nn.Module):
         if past is None:
             attended = prepare(self.attention, masks, rows, length)
         else:
-            attended = prepare_behind(self.attention, rows, length, past.length, tokens.device)
+            attended = prepare_behind(self.attention, rows, length, past.length, past.held, tokens.device)
         return Shared(
             x0=Relay(x0),
             rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype, start),

@@ -21,6 +21,7 @@ def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
     with torch.cuda.stream(aside):  # once as it is: what is compiled or chosen at the first call waits for the GPU
         work()
     torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.empty_cache()  # what that took is not the graph's
     try:
         # The thread that reads ahead pins memory, and NCCL's asks after its work; neither belongs to the graph.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

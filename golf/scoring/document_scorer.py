@@ -30,7 +30,8 @@ from golf.params.eval import Eval
 from golf.scoring.documents import Document, by_length, deal, group, phases, pieces, split, targets
 from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
 from golf.scoring.protocol import Event
-from golf.scoring.reader import Piece, Reader
+from golf.scoring.reader import Piece, Reader, new_adapters
+from golf.scoring.recorded import Recorded, recordable
 from golf.scoring.state import digest
 
 PLAIN_SHARE = 0.5  # of the seconds of learning that scoring alone takes at most: a backward pass is two forward ones
@@ -81,6 +82,7 @@ class DocumentScorer:
         self._pace = Pace()
         self._beside: Beside | None = None
         self._events: dict[int, list[Event]] = {}
+        self._recorded: Recorded | None = None
 
     @property
     def trace(self) -> Sequence[Event]:
@@ -108,6 +110,7 @@ class DocumentScorer:
                 for document in phase:
                     self._note(phase[-1].stop, "update", document.start + 1, document.stop + 1, state)
         self.waited += 0.0 if learner is None else learner.waited
+        self._recorded = None
         scores[-1] = self.adapted
         found = gather(scores)
         if self.config.order == "length":
@@ -183,7 +186,9 @@ class DocumentScorer:
     def _score_group(
         self, model: nn.Module, members: list[Document], stream: Tensor, scores: Tensor, learns: bool
     ) -> None:
-        reader, base = Reader(model, self.config, members, stream, learns=learns), digest(model) if self.traced else ""
+        recorded = self._record(model, members, stream.device) if learns else None
+        reader = Reader(model, self.config, members, stream, learns=learns, recorded=recorded)
+        base = digest(model) if self.traced else ""
         for piece in reader:
             self._note_piece("score", reader, piece, base, piece.tokens.shape[0])
             if self.config.tilt and self._beside is not None:
@@ -196,6 +201,17 @@ class DocumentScorer:
             self._note_piece("update", reader, piece, base, piece.going if learns else 0)
         for document in members if learns else ():  # what was learnt is forgotten
             self._note(document.start, "update", document.start + 1, document.stop + 1, base)
+
+    def _record(self, model: nn.Module, members: list[Document], device: torch.device) -> Recorded | None:
+        """Where steps can be recorded, what does it: of the first group, whose rows are the most, for all."""
+        config = self.config
+        equal = config.lora_chunk_growth == 0 and config.lora_chunk_tokens > 1
+        if self.traced or self._beside is not None or not equal or not recordable(model, device):
+            return None
+        if self._recorded is None or len(members) > len(self._recorded.adapters.values[0]):
+            self._recorded = None  # its memory, before there is more
+            self._recorded = Recorded(model, new_adapters(model, config, len(members), device))
+        return self._recorded
 
     def _distribution(self, model: nn.Module, members: list[Document], stream: Tensor, row: int, target: int) -> Tensor:
         """What scores a document's target, counted from 0: the row's of the group ``members``."""

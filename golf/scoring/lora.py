@@ -46,11 +46,19 @@ class RowAdapters:
             bound = 1.0 / math.sqrt(in_features)
             drawn.append(torch.empty(in_features * rank).uniform_(-bound, bound, generator=generator))
             up += rank * out_features
-        self.values = [torch.cat(drawn).to(device).repeat(rows, 1), torch.zeros(rows, up, device=device)]
+        self.drawn = torch.cat(drawn).to(device)
+        self.values = [self.drawn.repeat(rows, 1), torch.zeros(rows, up, device=device)]
         self.first = [torch.zeros_like(value) for value in self.values]
         self.second = [torch.zeros_like(value) for value in self.values]
         self.steps = torch.zeros((), device=device)
         self.keep(rows)
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Begin anew, in the same memory."""
+        down, up = self.values
+        down.copy_(self.drawn)  # for each row
+        torch._foreach_zero_([up, *self.first, *self.second, self.steps])
 
     def keep(self, rows: int) -> None:
         """Go on with the first ``rows`` rows alone."""

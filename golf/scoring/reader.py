@@ -12,7 +12,10 @@ from golf.model.past import Past
 from golf.params.eval import Eval
 from golf.scoring.documents import Document, pieces
 from golf.scoring.lora import RowAdapters
+from golf.scoring.recorded import Recorded
 from golf.scoring.windows import nll_of
+
+REPAYS = 16  # pieces behind which it has paid to record a step of fewer rows
 
 
 class Piece(NamedTuple):
@@ -21,7 +24,7 @@ class Piece(NamedTuple):
     start: int  # of the targets to score, in each document
     tokens: Tensor  # (R, L + 1): inputs and targets, of which the last C targets are to be scored: L > C: read anew
     places: Tensor  # (R, C): the position of each such target, less 1; T - 1 behind a document's end
-    going: int  # the first so many rows have targets behind this piece
+    going: int  # the first so many rows are read on behind this piece
 
 
 class Reader:
@@ -33,18 +36,27 @@ class Reader:
         members: the documents.
         stream: (T,) int64, on the model's device.
         learns: with adapters that learn.
+        recorded: whose adapters learn, in steps that are recorded; for pieces of one size.
     """
 
     def __init__(
-        self, model: nn.Module, config: Eval, members: Sequence[Document], stream: Tensor, *, learns: bool
+        self,
+        model: nn.Module,
+        config: Eval,
+        members: Sequence[Document],
+        stream: Tensor,
+        *,
+        learns: bool,
+        recorded: Recorded | None = None,
     ) -> None:
         self.model, self.config, self.members, self.stream = model, config, members, stream
         self.past = Past(config.seq_len)
         self.adapters: RowAdapters | None = None
-        if learns:
-            shapes = getattr(model, "adapter_shapes")()  # noqa: B009 - any module with a forward pass
-            dtype = getattr(model, "compute_dtype", torch.float32)
-            self.adapters = RowAdapters(shapes, config, len(members), stream.device, dtype)
+        self.recorded, self._replayed = recorded, False
+        if recorded is not None:
+            self.adapters = recorded.begin(len(members))
+        elif learns:
+            self.adapters = new_adapters(model, config, len(members), stream.device)
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order; between one and the next, :meth:`finish` must be called."""
@@ -56,6 +68,8 @@ class Reader:
             places = starts[:rows] + torch.arange(begin, stop + 1, device=device)
             scored = places[:, start - begin : -1]
             going = sum(document.length > stop for document in members[:rows])
+            if self.recorded is not None and (2 * going > rows or members[0].length < stop + REPAYS * (stop - start)):
+                going = rows * (going > 0)  # a step of fewer rows would have to be recorded
             yield Piece(
                 start=start,
                 tokens=self.stream[places.clamp(max=last)],
@@ -67,8 +81,19 @@ class Reader:
     def nll(self, piece: Piece) -> Tensor:
         """(R, C) nats of the targets to score; with a graph back to adapters that will learn from them."""
         learns = self.adapters is not None and piece.going > 0
+        if self.recorded is not None and self._replays(self.recorded, piece):
+            return self.recorded.nll(piece.tokens)
         with torch.set_grad_enabled(learns):
             return self._forward(piece, piece.tokens[:, -piece.places.shape[1] :])
+
+    def _replays(self, recorded: Recorded, piece: Piece) -> bool:
+        """Whether the recorded step is for this piece: one behind others. It then knows what was read of them."""
+        behind = piece.start > 0 and piece.tokens.shape[1] == piece.places.shape[1] + 1
+        if behind and not self._replayed:
+            recorded.load(self.past)
+            self.past = Past(self.config.seq_len)
+        self._replayed = behind
+        return behind
 
     def nll_beside(self, piece: Piece, hints: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and (R, C) nats of ``hints`` in their places, from one forward pass."""
@@ -92,8 +117,15 @@ class Reader:
         return result
 
     def finish(self, piece: Piece, nll: Tensor) -> None:
-        """Learn from a piece's ``nll`` (R, C) and go on with the documents that do."""
+        """Learn from a piece's ``nll`` (R, C), if that is to be done yet, and go on with the documents that do."""
         self.past.keep(piece.going)
         if self.adapters is not None and piece.going > 0:
-            self.adapters.learn(nll[: piece.going])
+            if not self._replayed:
+                self.adapters.learn(nll[: piece.going])
             self.adapters.keep(piece.going)
+
+
+def new_adapters(model: nn.Module, config: Eval, rows: int, device: torch.device) -> RowAdapters:
+    """Adapters of ``rows`` documents for any module that names the shapes of its matrices."""
+    shapes = getattr(model, "adapter_shapes")()  # noqa: B009 - any module with a forward pass
+    return RowAdapters(shapes, config, rows, device, getattr(model, "compute_dtype", torch.float32))

@@ -49,7 +49,8 @@ def test_flex_reads_several_rows_by_one_mask(past):
     q = torch.randn(3, 20, 4, 16, generator=generator)
     k, v = torch.randn(2, 3, past + 20, 2, 16, generator=generator)
     found, exact = (
-        implementation(name)(q, k, v, prepare_behind(name, 3, 20, past, q.device)) for name in ("flex", "sdpa")
+        implementation(name)(q, k, v, prepare_behind(name, 3, 20, past, past + 20, q.device))
+        for name in ("flex", "sdpa")
     )
     torch.testing.assert_close(found, exact)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from golf.model.past import Past
+from golf.model.past import FixedPast, Past
 from golf.model.transformer import Transformer
 from tests.golf.model.tiny import BOS, EVERYTHING, tiny, tokens
 
@@ -43,6 +43,37 @@ def test_pieces_give_the_logits_of_the_whole(kind: str, lengths: list[int]) -> N
     with torch.no_grad():
         whole = model(ids)
     torch.testing.assert_close(pieces(model, ids, lengths, 40), whole, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_in_fixed_memory_give_the_same(kind: str) -> None:
+    """Behind a past that is loaded, twice and with other rows the second time; what stands behind the piece is none."""
+    model, ids = tiny(**KINDS[kind]).eval(), rows()
+    fixed = None
+    with torch.no_grad():
+        for some, first in ((slice(0, 3), 8), (slice(1, 3), 16)):
+            past = Past(40)
+            model(ids[some, :first], past=past)
+            if fixed is None:
+                fixed = FixedPast(past)
+            else:
+                fixed.load(past)
+            for start in range(first, 40, 8):
+                found = model(ids[some, start : start + 8], past=fixed)
+                fixed.advance()
+                expected = model(ids[some, start : start + 8], past=past)
+                torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_gradients_in_fixed_memory_are_the_piece_s() -> None:
+    model, ids = tiny(num_layers=2).eval(), rows()
+    past = Past(40)
+    with torch.no_grad():
+        model(ids[:, :16], past=past)
+    fixed = FixedPast(past)
+    found = [torch.autograd.grad(model(ids[:, 16:24], past=own).sum(), [*model.parameters()]) for own in (fixed, past)]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_every_piece_sees_the_row_s_first_tokens() -> None:
