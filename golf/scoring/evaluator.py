@@ -28,7 +28,6 @@ from golf.scoring.learner import (
     Learner,
     OnScored,
     check_stream,
-    forward_of,
     gather,
     has_time,
     meet,
@@ -36,6 +35,7 @@ from golf.scoring.learner import (
     refuse_infinite,
 )
 from golf.scoring.protocol import ByteCounter, Evaluator, Event
+from golf.scoring.recorded import forward_of
 from golf.scoring.state import digest
 from golf.scoring.tilted import TiltedScorer
 from golf.scoring.windows import Forward, Windows

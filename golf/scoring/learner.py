@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from golf.params.eval import Eval
 from golf.runtime.errors import DataError
+from golf.scoring.recorded import forward_of
 from golf.scoring.state import digest
-from golf.scoring.windows import Forward
 
 OnScored = Callable[[int], None]
 """Called with the number of targets that were just scored."""
@@ -91,12 +91,6 @@ def refuse_infinite(scores: Tensor, start: int) -> None:
             f"the model gives no finite score at position {first}: NaN weights, or adaptation diverged",
             hint="dvc exp run -S eval.ttt=none",
         )
-
-
-def forward_of(model: nn.Module, compiled: bool) -> Forward:
-    """The model's forward pass, through ``torch.compile`` if so wished."""
-    run: Any = torch.compile(model, dynamic=False) if compiled else model
-    return run
 
 
 class Learner:

@@ -48,7 +48,6 @@ class RowAdapters:
             up += rank * out_features
         self.drawn = torch.cat(drawn).to(device)
         self.values = [self.drawn.repeat(rows, 1), torch.zeros(rows, up, device=device)]
-        self.first = [torch.zeros_like(value) for value in self.values]
         self.second = [torch.zeros_like(value) for value in self.values]
         self.steps = torch.zeros((), device=device)
         self.keep(rows)
@@ -58,12 +57,11 @@ class RowAdapters:
         """Begin anew, in the same memory."""
         down, up = self.values
         down.copy_(self.drawn)  # for each row
-        torch._foreach_zero_([up, *self.first, *self.second, self.steps])
+        torch._foreach_zero_([up, *self.second, self.steps])
 
     def keep(self, rows: int) -> None:
         """Go on with the first ``rows`` rows alone."""
         self.values = [value.detach()[:rows].requires_grad_() for value in self.values]
-        self.first = [value[:rows] for value in self.first]
         self.second = [value[:rows] for value in self.second]
 
     def adapters(self) -> Adapters:
@@ -78,12 +76,15 @@ class RowAdapters:
         }
 
     def learn(self, nll: Tensor) -> None:
-        """One step of each row on the mean of its nll (B, T): a row's gradient is its own document's alone."""
-        gradients = torch.autograd.grad(nll.mean(1).sum(), self.values)
+        """One step of each row on the mean of its nll (B, T): a row's gradient is its own document's alone.
+
+        Without momentum the first moment is the gradient, in whose memory AdamW may keep it.
+        """
+        gradients = list(torch.autograd.grad(nll.mean(1).sum(), self.values))
         self.steps += 1
         with torch.no_grad():
             torch._fused_adamw_(
-                self.values, list(gradients), self.first, self.second, [], [self.steps] * len(self.values),
+                self.values, gradients, gradients, self.second, [], [self.steps] * len(self.values),
                 lr=self.config.lora_lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=self.config.lora_weight_decay,
                 eps=EPSILON, amsgrad=False, maximize=False,
             )  # fmt: skip
@@ -91,7 +92,7 @@ class RowAdapters:
     def digest(self, row: int) -> str:
         """Digest of all that ``row`` has learnt and of its optimizer's state."""
         hasher = hashlib.sha256(self.steps.cpu().numpy().tobytes())
-        for value in (*self.values, *self.first, *self.second):
+        for value in (*self.values, *self.second):
             hasher.update(value.detach()[row].cpu().contiguous().numpy().tobytes())
         return hasher.hexdigest()[:32]
 

@@ -92,6 +92,8 @@ class Reader:
         if behind and not self._replayed:
             recorded.load(self.past)
             self.past = Past(self.config.seq_len)
+        elif not behind:
+            torch.cuda.empty_cache()  # blocks of other sizes, where steps hold half of the memory
         self._replayed = behind
         return behind
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from golf.model.transformer import Transformer
 from golf.params.eval import Eval
 from golf.runtime.errors import ConfigError, DataError
-from golf.scoring import recorded
 from golf.scoring.document_scorer import DocumentScorer, Pace
 from golf.scoring.documents import split
 from golf.scoring.lora import RowAdapters, kind
@@ -40,45 +38,6 @@ def stream(lengths: list[int], seed: int = 0) -> Tensor:
 
 
 LENGTHS = [20, 1, 55, 33, 2, 90, 32, 40, 7]
-
-
-class Replays:
-    """In place of a CUDA graph: what was recorded is done again."""
-
-    def __init__(self, work: Callable[[], object], pool: object = None) -> None:
-        work()
-        self.replay, self.pool = work, lambda: None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"lora_documents": 2}, {"phase_tokens": 100}, {"seq_len": 256, "stride": 256, "ttt_chunk_tokens": 256}],
-    ids=str,
-)
-def test_recorded_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, changes: dict[str, int]) -> None:
-    """Rows that ended are read on, in windows begun anew and in groups of another size; no score is theirs."""
-    monkeypatch.setattr(recorded, "record", Replays)
-    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
-    model, tokens = tiny(**EVERYTHING), stream([*LENGTHS, 200])
-    config = dataclasses.replace(CONFIG, lora_chunk_growth=0.0, **changes)
-    expected = DocumentScorer(model, config).score(tokens)
-    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
-    begun = []
-    monkeypatch.setattr(recorded.Recorded, "load", watched(recorded.Recorded.load, begun))
-    torch.testing.assert_close(
-        DocumentScorer(model, config).score(tokens), expected, rtol=0, atol=1e-4
-    )  # AdamW and rounding
-    assert begun, "nothing was recorded"
-
-
-def watched(method: Callable[..., None], calls: list[object]) -> Callable[..., None]:
-    """The method, noting each call."""
-
-    def call(*arguments: object) -> None:
-        calls.append(arguments)
-        method(*arguments)
-
-    return call
 
 
 @pytest.mark.parametrize("overrides", [{}, EVERYTHING, {"document_mask": True}], ids=["plain", "everything", "masked"])

@@ -1,0 +1,90 @@
+"""What is recorded for a GPU gives the scores of what is launched one by one; here a graph does its work again."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from golf.params.eval import Eval
+from golf.scoring import recorded
+from golf.scoring.document_scorer import DocumentScorer
+from golf.scoring.evaluator import make_scorer
+from golf.scoring.recorded import RecordedForward
+from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
+
+CONFIG = Eval(
+    seq_len=32, stride=32, ttt="lora", ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.02, lora_documents=4,
+    lora_chunk_tokens=8, lora_chunk_growth=0.0,
+)  # fmt: skip
+
+
+class Replays:
+    """In place of a CUDA graph: what was recorded is done again."""
+
+    made: ClassVar[list["Replays"]] = []
+
+    def __init__(self, work: Callable[[], object], pool: object = None) -> None:
+        work()
+        self.work, self.count, self.pool = work, 0, lambda: None
+        self.made.append(self)
+
+    def replay(self) -> None:
+        self.work()
+        self.count += 1
+
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Replays]:
+    """All that are recorded in a test."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(recorded, "record", Replays)
+    monkeypatch.setattr(Replays, "made", [])
+    return Replays.made
+
+
+def stream(lengths: list[int]) -> Tensor:
+    """Documents of so many tokens, each with few words of its own."""
+    generator, parts = torch.Generator().manual_seed(0), []
+    for length in lengths:
+        words = torch.randint(2, VOCAB, (5,), generator=generator)
+        parts.append(words[torch.randint(0, 5, (length,), generator=generator)])
+        parts[-1][0] = BOS
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_documents": 2}, {"phase_tokens": 100}, {"seq_len": 256, "stride": 256, "ttt_chunk_tokens": 256}],
+    ids=str,
+)
+def test_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], changes: dict[str, Any]) -> None:
+    """Documents that ended are read on beside the others, windows begin anew, groups come in other sizes."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    model, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 200])
+    config = dataclasses.replace(CONFIG, **changes)
+    expected = DocumentScorer(model, config).score(tokens)
+    assert not graphs
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    found = DocumentScorer(model, config).score(tokens)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # AdamW takes rounding far
+    assert sum(graph.count for graph in graphs) > len(graphs), "used again"
+
+
+@pytest.mark.parametrize("ttt", ["none", "sgd"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_windows_score_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], ttt: str, masked: bool) -> None:
+    monkeypatch.setattr(recorded, "EAGER", 1)
+    monkeypatch.setattr(recorded, "ENTRIES", 8)
+    model, tokens = tiny(**EVERYTHING | {"document_mask": masked}), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 200])
+    config = dataclasses.replace(CONFIG, ttt=ttt, stride=8, batch_windows=4)
+    expected = make_scorer(model, config).score(tokens)
+    for module in ("evaluator", "learner"):
+        monkeypatch.setattr(f"golf.scoring.{module}.forward_of", lambda model, compiled: RecordedForward(model))
+    scorer = make_scorer(model, config)
+    torch.testing.assert_close(scorer.score(tokens), expected, rtol=0, atol=1e-5)
+    assert len(graphs) == (2 if masked else 1), "one for each room for documents"
+    assert sum(graph.count for graph in graphs) > 3
+    assert scorer.distribution(tokens, 50).sum() == pytest.approx(1.0)
