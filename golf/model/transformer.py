@@ -42,8 +42,8 @@ class Transformer(nn.Module):
     Attributes:
         compute_dtype: dtype of the activations; bf16 on GPUs. Set it before the first forward pass.
         passes: how often the looped layers run; see :meth:`set_passes`.
-        kernels: compute with those of :mod:`golf.model.kernels` where there are no adapters and no past. The loss
-            must then be the mean or the sum of what ``forward`` returns, and no hook sees a product that one contains.
+        kernels: compute with those of :mod:`golf.model.kernels` where there are no adapters. The loss must then be
+            the mean or the sum of what ``forward`` returns, and no hook sees a product that one contains.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
@@ -133,11 +133,12 @@ class Transformer(nn.Module):
             without targets the logits (B, T, V), else the targets' negative log-likelihood, as they, in nats; fp32.
         """
         weight = self.embed.seen_weight()
-        kernels = self.kernels and adapters is None and past is None
+        kernels = self.kernels and adapters is None
         if past is None:
             embedded = self.embed_tokens(tokens, weight, adapters, kernels)
         else:
-            embedded = self.embed_tokens(past.begin(tokens), weight, adapters)[:, -tokens.shape[1] :]
+            read = past.begin(tokens)
+            embedded = self.embed_tokens(read, weight, adapters, kernels)[:, -tokens.shape[1] :].contiguous()
         first = self.shared(tokens, embedded, adapters, documents, past)._replace(kernels=kernels)
         first_value: Tensor | None = None
         x = Residual.of(embedded)

@@ -64,7 +64,8 @@ class Reader:
         starts = torch.tensor([document.start for document in members], device=device)[:, None]
         stops = torch.tensor([document.stop for document in members], device=device)[:, None]
         rows = len(members)
-        for begin, start, stop in pieces(self.config, self.adapters is not None)(members[0].length):
+        for begin, start, end in pieces(self.config, self.adapters is not None)(members[0].length):
+            stop = end if self.adapters is not None else min(end, members[0].length)
             places = starts[:rows] + torch.arange(begin, stop + 1, device=device)
             scored = places[:, start - begin : -1]
             going = sum(document.length > stop for document in members[:rows])

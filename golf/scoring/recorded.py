@@ -21,7 +21,7 @@ from golf.runtime.graphs import record
 from golf.scoring.lora import RowAdapters
 from golf.scoring.windows import Forward
 
-EAGER = 8  # batches of a shape that are not worth recording it
+EAGER = 2  # batches of a shape that are not worth recording it
 ENTRIES = 256  # room for segments is a multiple of this: few shapes
 
 

@@ -13,6 +13,7 @@ from golf.model.kernels.mix_norm import Relay, mix, mix_norm, norm_of_mix, read
 from golf.model.kernels.mlp import mlp
 from golf.model.linear import set_fake_quant
 from golf.params.eval import Eval
+from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.evaluator import make_scorer
 from tests.golf.model.kernels import cases, exact
 from tests.golf.model.tiny import EVERYTHING, tiny, tokens
@@ -200,7 +201,7 @@ def test_the_model_computes_the_same_with_kernels(switches, quantized):
 
 @pytest.mark.parametrize("ttt", ["none", "sgd", "lora"])
 def test_scores_are_the_same_with_kernels(ttt):
-    """Windows and lessons use them, documents with adapters and a past don't."""
+    """Windows, lessons and documents that are only read use them, documents with adapters don't."""
     model, stream = tiny(parallel="two_lane", parallel_from=2, attention_gate="sparse"), tokens().flatten()
     config = Eval(seq_len=8, stride=4, batch_windows=2, ttt=ttt, ttt_chunk_tokens=12, lora_rank=2, lora_chunk_tokens=4)
     scorer = make_scorer(model, config)
@@ -209,3 +210,12 @@ def test_scores_are_the_same_with_kernels(ttt):
     model.kernels = True
     torch.testing.assert_close(scorer.score(stream), expected, rtol=0, atol=0 if ttt == "lora" else 1e-5)
     torch.testing.assert_close(scorer.distribution(stream, 20), distribution, rtol=1e-4, atol=1e-7)
+
+
+def test_documents_read_piece_by_piece_are_the_same_with_kernels():
+    model, stream = tiny(**EVERYTHING), tokens().flatten()
+    model.blocks[0].attention.spreads = True  # as for FlashAttention 3
+    scorer = DocumentScorer(model, Eval(seq_len=8, stride=8, ttt="none"), adapts=False)
+    expected = scorer.score(stream)
+    model.kernels = True
+    torch.testing.assert_close(scorer.score(stream), expected, rtol=0, atol=1e-5)
