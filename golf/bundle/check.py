@@ -28,7 +28,7 @@ from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
-from golf.runtime.errors import ConfigError, DataError, run_main
+from golf.runtime.errors import ConfigError, DataError, run_main, told
 from golf.runtime.files import write_json
 from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import SidecarBytes, total
@@ -47,10 +47,16 @@ def run(parsed: argparse.Namespace) -> None:
     """Run a parsed command.
 
     Raises:
-        FairwayError: an input is missing, or the verb failed.
+        FairwayError: an input is missing, or the verb failed, be it in the program's own code.
     """
     require_inputs(NAME, parsed)
-    (audit if parsed.verb == "audit" else score)(parsed)
+    try:
+        (audit if parsed.verb == "audit" else score)(parsed)
+    except Exception as error:
+        ours = told(error)
+        if ours is None:
+            raise
+        raise ours from None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -62,6 +62,14 @@ class MissingInput(FairwayError):
         super().__init__(message, hint=hint, code=Exit.NO_INPUT)
 
 
+def told(error: Exception) -> FairwayError | None:
+    """An error of a program that was built from this package, and so has classes of its own, as one of ours."""
+    code = getattr(error, "code", None)
+    if isinstance(error, FairwayError) or not isinstance(code, IntEnum):
+        return None
+    return FairwayError(str(error), code=Exit(code))
+
+
 def run_main(name: str, main: Callable[[], None]) -> None:
     """Call ``main`` and leave the process: a :class:`FairwayError` or a disk error as one line on stderr.
 
@@ -110,7 +118,8 @@ def _disk_error(error: OSError) -> FairwayError | None:
             else f"df -h {near}",
             code=Exit.IO,
         )
-    if error.errno in (errno.EIO, errno.EFBIG):
+    homeless = error.errno == errno.ENOENT and not error.filename  # tempfile's words where no disk takes a file
+    if error.errno in (errno.EIO, errno.EFBIG) or homeless:
         needed = "the disk must take the whole file"
         return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"df -h {near}", code=Exit.IO)
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

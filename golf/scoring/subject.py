@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from golf.runtime.errors import DataError, FairwayError
+from golf.runtime.errors import DataError, FairwayError, told
 from golf.scoring.protocol import Event, Scorer
 
 NOISE_FACTOR = 4.0  # a change counts when it exceeds the control run's noise so many times
@@ -62,7 +62,8 @@ class Subject:
             raise
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            raise DataError(f"the scorer raised {type(error).__name__} on the real stream: {text}") from error
+            refused = DataError(f"the scorer raised {type(error).__name__} on the real stream: {text}")
+            raise told(error) or refused from error
         self.noise = gap(self.scores, control, 1, self.tokens.numel())
         learnt = [event for event in self.trace if event.kind == "update"]
         before = self.trace[: self.trace.index(learnt[0])] if learnt else self.trace
