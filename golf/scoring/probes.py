@@ -11,7 +11,7 @@ from torch import Tensor
 
 from golf.scoring.protocol import Event
 
-RUNS = 2  # changed streams scored for a check, at most: a full pass each
+RUNS = 3  # changed streams scored for a check, at most: a full pass each
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def choose(
     while len(targets) < min(positions, count - 1):
         targets = _distinct([*targets, 1 + _below(count - 1, generator)], count, positions)
     runs = min(RUNS, positions)
-    cuts = _distinct([middle, *(place - 1 for place in edge), *targets], count, runs)
+    cuts = _distinct([middle, *(place - 1 for place in edge), *start, *targets], count, runs)
     lengths = _distinct([*edge, middle, *(place + 1 for place in start), count // 2], count, runs)
     inner = [place for place in starts if count // 4 <= place <= count - count // 4]
     document = (draw(inner) or draw([place for place in starts if place < count - 4]) or [count // 2])[0]

@@ -95,6 +95,39 @@ def test_what_the_program_refuses_is_one_error_of_ours(
     assert not (tmp_path / "audit.json").exists()
 
 
+READS_AGAIN = """
+import sys, types
+from pathlib import Path
+from golf.bundle import scoring
+
+class Again:
+    def __init__(self, honest):
+        self.honest = honest
+    trace = property(lambda self: self.honest.trace)
+    def distribution(self, tokens, position):
+        return self.honest.distribution(tokens, position)
+    def score(self, tokens):
+        Path({shard!r}).read_bytes()  # what it does with them shows in no score
+        return self.honest.score(tokens)
+
+names = "check_vocabulary", "opened", "read_validation"
+sys.modules["cheat"] = types.SimpleNamespace(
+    scorer=lambda model, config: Again(scoring.scorer(model, config)), **{{n: getattr(scoring, n) for n in names}})
+"""
+
+
+def test_a_program_that_reads_the_text_again_is_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cheat", None)  # type: ignore[arg-type] - taken away behind the test
+    shard = world / "data/shards/val_000000.bin"
+    (tmp_path / "cheat.py").write_text(READS_AGAIN.format(shard=str(shard)))
+    run(world, "audit", out=tmp_path, program=tmp_path / "cheat.py")
+    checks = json.loads((tmp_path / "audit.json").read_text())["checks"]
+    assert [name for name, check in checks.items() if not check["passed"]] == ["score-first"]
+    assert checks["score-first"]["evidence"].startswith(f"the scorer read {shard}")
+
+
 def test_an_adaptation_that_diverges_is_one_error_of_ours(world: Path, tmp_path: Path) -> None:
     params = json.loads((world / "params.json").read_text())
     params["eval"] |= {"ttt_lr": 1e38}
