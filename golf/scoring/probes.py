@@ -89,7 +89,9 @@ def replace_before(tokens: Tensor, position: int, bos_id: int, vocab_size: int, 
     """The stream with other tokens before ``position``, each document's start kept."""
     changed = tokens.clone()
     drawn = (tokens[:position] + torch.randint(1, vocab_size, (position,), generator=generator)) % vocab_size
-    drawn[drawn == bos_id] = (bos_id + 1) % vocab_size
+    second = (bos_id + 1) % vocab_size
+    other = torch.where(tokens[:position] == second, (bos_id + 2) % vocab_size, second)
+    drawn = torch.where(drawn == bos_id, other, drawn)
     changed[:position] = torch.where(tokens[:position] == bos_id, bos_id, drawn)
     return changed
 
