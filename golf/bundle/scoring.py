@@ -58,11 +58,11 @@ def scorer(model: Transformer, config: Eval) -> Scorer:
     return make_scorer(model, config, traced=True)
 
 
-def evaluate(parsed: argparse.Namespace) -> None:
-    """Decode, score three ways, write the scores and what they took; the clock runs from the first line here."""
-    started = time.monotonic()
-    config, hardware = load(Eval, parsed.params), load(Hardware, parsed.params)
+def evaluate(parsed: argparse.Namespace, started: float) -> None:
+    """Decode, score three ways, write the scores and what they took; the clock runs since ``started``."""
     watch = Stopwatch()
+    watch.parts["import"] = time.monotonic() - started
+    config, hardware = load(Eval, parsed.params), load(Hardware, parsed.params)
     with join(hardware) as ranks:
         with watch.part("read"):
             tokens, counter = read_validation(parsed.shards, parsed.bytes)

@@ -32,7 +32,10 @@ def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
     assert numbers["adapted_chunks"] == numbers["chunks"] - 1
     assert len(numbers) <= 12
     timing = report(world, "timing/evaluate")
-    assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(timing["program"]["seconds"])
+    parts = timing["program"]["seconds"]
+    assert list(parts) == ["import", "read", "decode", "final", "sliding", "roundtrip"]
+    assert parts["import"] > 0.1, "torch"
+    assert timing["program"]["clock_seconds"] > sum(parts.values()) - 0.01
     assert timing["network"]
     assert_reports_of_documents(world, numbers)
     again = stage("evaluate", world, f"--seed={SEED}")
@@ -61,6 +64,16 @@ def assert_reports_of_documents(world: Path, numbers: dict[str, Any]) -> None:
     assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(rank["seconds"])
     assert rank["peak_memory_bytes"] > 50_000_000
     assert 0 < rank["busy_seconds"] < program["clock_seconds"]
+
+
+def test_the_clock_starts_before_anything_heavy_is_imported(world: Path) -> None:
+    """A tenth of a second, in which nobody can import torch: nothing is learnt, and all is scored."""
+    text = (world / "params.yaml").read_text()
+    (world / "params.yaml").write_text(text.replace("budget_seconds: 600.0", "budget_seconds: 0.1"))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    numbers = report(world, "evaluate")
+    assert (numbers["adapted_chunks"], numbers["ttt_gain_bpb"], numbers["tokens"]) == (0, 0.0, 1999)
 
 
 def test_a_sidecar_counts_the_bytes(world: Path) -> None:
