@@ -137,7 +137,8 @@ def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteCounter]:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start:,})") from None
     if marker_ids(processor):
         (ids,) = Encoder(tokenizer, transform="caseops").encode([text])
-        counter: ByteCounter = SidecarBytes(torch.from_numpy(TokenBytes(processor).count(ids)))
+        counts = torch.from_numpy(TokenBytes(processor).count(ids))
+        counter: ByteCounter = SidecarBytes(counts, processor.vocab_size())
         tokens = torch.from_numpy(ids.astype("int64"))
     else:
         tokens, counter = (
@@ -151,7 +152,7 @@ def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteCounter]:
 
 def countable(counter: ByteCounter, tokenizer: Path | None) -> bool:
     """Whether :func:`recount` can count what ``counter`` does: a table's bytes, or a sidecar's of our transform."""
-    if hasattr(counter, "vocab_size"):  # a table: the program has a class of its own
+    if hasattr(counter, "base"):  # a table: the program has a class of its own
         return True
     return tokenizer is not None and marker_ids(load_sentencepiece(tokenizer)) != ()
 

@@ -32,6 +32,6 @@ def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
                 raise cause from None
         raise ConfigError(
             f"CUDA graph: found {error}, needed operations that it can record",
-            hint="dvc exp run -S hardware.graphs=off where this was training, -S hardware.device=cpu where it was GPTQ",
+            hint="dvc exp run -S hardware.graphs=off for training, -S hardware.device=cpu for GPTQ",
         ) from error
     return graph

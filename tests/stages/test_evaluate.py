@@ -118,8 +118,24 @@ def test_a_damaged_artifact_is_named_by_the_program(world: Path) -> None:
     assert not (world / f"reports/evaluate/{SEED}.json").exists()
 
 
+def test_a_part_of_the_split_has_no_score(world: Path) -> None:
+    path = world / "data/shards/val_000001.bin"
+    blob = path.read_bytes()
+    for left in (None, blob[:-200]):
+        path.unlink() if left is None else path.write_bytes(left)
+        result = stage("evaluate", world, f"--seed={SEED}")
+        assert result.returncode == 65
+        found = 1200 if left is None else 1900
+        assert f"data/shards: {found:,} validation tokens, needed the 2,000 of shards.json" in result.stderr
+    (world / "data/shards/val_000000.bin").unlink()
+    path.unlink()
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert (result.returncode, "no validation shard" in result.stderr) == (66, True)
+    assert not (world / f"reports/evaluate/{SEED}.json").exists()
+
+
 def test_shards_of_another_tokenizer_are_refused(world: Path) -> None:
-    write_shard(world / "data/shards/val_000001.bin", np.full(100, 9000, np.uint16))
+    write_shard(world / "data/shards/val_000001.bin", np.full(800, 9000, np.uint16))
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 65
     assert "another tokenizer" in result.stderr
