@@ -175,6 +175,22 @@ def test_a_score_that_does_not_follow_from_its_scores_is_refused(
     assert not (world / f"runs/evaluate/{SEED}").exists()
 
 
+@pytest.mark.parametrize(
+    ("end", "code", "text"),
+    [
+        ("raise ValueError('half-way')", 1, "ValueError: half-way"),
+        ("import os; os.kill(os.getpid(), 9)", 75, "train_gpt.py evaluate: killed by SIGKILL"),
+    ],
+)
+def test_scores_of_a_program_that_did_not_end_well_are_no_score(world: Path, end: str, code: int, text: str) -> None:
+    (world / "build/train_gpt.py").write_text(FORGED.format(count=1999, bpb=0.5, bytes=9) + end + "\n")
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == code
+    assert text in result.stderr
+    assert not list((world / "runs").glob("evaluate/*"))
+    assert not (world / f"reports/evaluate/{SEED}.json").exists()
+
+
 def test_sigterm_ends_the_program_too(world: Path) -> None:
     mark = world / "pid"
     (world / "build/train_gpt.py").write_text(
