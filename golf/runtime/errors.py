@@ -109,7 +109,7 @@ def run_main(name: str, main: Callable[[], None]) -> None:
 
 def _disk_error(error: OSError) -> FairwayError | None:
     where = error.filename2 or error.filename or "the working directory"  # the second is what was written to
-    near = _nearest(Path("." if where == "the working directory" else where))
+    near, look = _nearest(Path("." if where == "the working directory" else where)), "ls -ld"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FairwayError(
             f"{where}: no space left on the device; nothing half-written was kept",
@@ -120,15 +120,14 @@ def _disk_error(error: OSError) -> FairwayError | None:
         )
     homeless = error.errno == errno.ENOENT and not error.filename  # tempfile's words where no disk takes a file
     if error.errno in (errno.EIO, errno.EFBIG) or homeless:
-        needed = "the disk must take the whole file"
-        return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"df -h {near}", code=Exit.IO)
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        needed, look = "the disk must take the whole file", "df -h"
+    elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         needed = "this user must be allowed to use the file" if near.is_file() else "the directory must be writable"
     elif error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         needed = "needed a folder where a file stands, or a file"
     else:
         return None
-    return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"ls -ld {near}", code=Exit.IO)
+    return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"{look} {near}", code=Exit.IO)
 
 
 def _nearest(path: Path) -> Path:
