@@ -58,6 +58,7 @@ def main() -> None:
     config, hardware = load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():
         raise MissingInput(f"{report_path('gate', seed)}: the size gate has not passed", hint=f"dvc repro gate@{seed}")
+    require_whole_split()
     watch = Stopwatch()
     with whole_directory(Path("runs/evaluate") / str(seed)) as folder:
         processes, _ = process_count(hardware, divides=ANY_COUNT)
@@ -92,11 +93,25 @@ def main() -> None:
     write_timing("evaluate", watch, seed=seed, program=inside, network=outputs.network)
 
 
-def score(seed: int, config: Eval, hardware: Hardware, folder: Path, processes: int) -> Outputs:
-    """Run the program's verb ``evaluate`` on the artifact of ``seed``; its outputs go to ``folder``."""
-    shards = sorted(SHARDS.glob("*val_*.bin"))
+def require_whole_split() -> None:
+    """Refuse validation shards that don't hold what was tokenized: a part of the split has no score.
+
+    Raises:
+        MissingInput, DataError: there are none; they hold more or fewer tokens than ``shards.json`` says.
+    """
+    shards, stated = val_shards(), load_index(SHARDS)["splits"]["val"]
     if not shards:
         raise MissingInput(f"{SHARDS}: no validation shard", hint="dvc repro tokenize")
+    found = sum(path.stat().st_size - SHARD_HEADER for path in shards) // 2
+    if found != stated.get("tokens", found):
+        raise DataError(
+            f"{SHARDS}: {found:,} validation tokens, needed the {stated['tokens']:,} of shards.json",
+            hint="dvc repro --force tokenize",
+        )
+
+
+def score(seed: int, config: Eval, hardware: Hardware, folder: Path, processes: int) -> Outputs:
+    """Run the program's verb ``evaluate`` on the artifact of ``seed``; its outputs go to ``folder``."""
     with tempfile.TemporaryDirectory() as temporary:
         params = Path(temporary) / "params.json"
         write_json(params, {"eval": to_dict(config), "hardware": to_dict(hardware)})
@@ -107,7 +122,7 @@ def score(seed: int, config: Eval, hardware: Hardware, folder: Path, processes: 
                 "model.golf": Path("runs/compress") / str(seed) / "model.golf",
                 "bytes.safetensors": TABLE,
                 "params.json": params,
-                **{f"shards/{path.name}": path for path in shards},
+                **{f"shards/{path.name}": path for path in sorted(SHARDS.glob("*val_*.bin"))},
             },
             out=(*OUTPUTS, *map(rank_output, range(processes))),
             destination=folder,

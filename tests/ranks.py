@@ -1,13 +1,14 @@
 """Real ranks of gloo, each a process, for tests of what they compute together."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Torch is imported once, and each rank is a fork: torchrun imports it again in each, a second and more of a core.
+# Torch is imported once, and each rank is a fork: torchrun imports it again in each, a second and more of a core. As
+# with torchrun the ranks meet at a store of the process above them. It listens before they begin, on a port that the
+# kernel chose for it and that nobody else can have: a port looked up first and bound later can be lost in between.
 FORKS = """
 import os, sys, traceback
 import torch.distributed
@@ -15,6 +16,9 @@ import golf.train.loop
 
 program, count = sys.argv[1], int(os.environ["WORLD_SIZE"])
 del sys.argv[1]
+store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+os.environ["MASTER_PORT"] = str(store.port)
 ranks = {}
 for rank in range(count):
     pid = os.fork()
@@ -41,10 +45,7 @@ while ranks:
 
 def run_ranks(count: int, *arguments: object, program: str) -> str:
     """What ``count`` ranks print that run ``program``, with the environment that torchrun gives them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    given = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in given.items()}}
     return _output([sys.executable, "-c", FORKS, program, *map(str, arguments)], environment)
 

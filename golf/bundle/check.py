@@ -28,7 +28,7 @@ from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
-from golf.runtime.errors import ConfigError, DataError, run_main
+from golf.runtime.errors import ConfigError, DataError, run_main, told
 from golf.runtime.files import write_json
 from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import SidecarBytes, total
@@ -47,10 +47,16 @@ def run(parsed: argparse.Namespace) -> None:
     """Run a parsed command.
 
     Raises:
-        FairwayError: an input is missing, or the verb failed.
+        FairwayError: an input is missing, or the verb failed, be it in the program's own code.
     """
     require_inputs(NAME, parsed)
-    (audit if parsed.verb == "audit" else score)(parsed)
+    try:
+        (audit if parsed.verb == "audit" else score)(parsed)
+    except Exception as error:
+        ours = told(error)
+        if ours is None:
+            raise
+        raise ours from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,7 +137,8 @@ def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteCounter]:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start:,})") from None
     if marker_ids(processor):
         (ids,) = Encoder(tokenizer, transform="caseops").encode([text])
-        counter: ByteCounter = SidecarBytes(torch.from_numpy(TokenBytes(processor).count(ids)))
+        counts = torch.from_numpy(TokenBytes(processor).count(ids))
+        counter: ByteCounter = SidecarBytes(counts, processor.vocab_size())
         tokens = torch.from_numpy(ids.astype("int64"))
     else:
         tokens, counter = (
@@ -145,7 +152,7 @@ def read_text(path: Path, tokenizer: Path | None) -> tuple[Tensor, ByteCounter]:
 
 def countable(counter: ByteCounter, tokenizer: Path | None) -> bool:
     """Whether :func:`recount` can count what ``counter`` does: a table's bytes, or a sidecar's of our transform."""
-    if hasattr(counter, "vocab_size"):  # a table: the program has a class of its own
+    if hasattr(counter, "base"):  # a table: the program has a class of its own
         return True
     return tokenizer is not None and marker_ids(load_sentencepiece(tokenizer)) != ()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
     Raises:
         FairwayError: an input is missing, or the verb failed.
     """
+    started = time.monotonic()  # before torch is imported: seconds that the score waits for
     require_inputs(NAME, parsed)
     _require_writable(parsed.out)
     if parsed.verb == "train":
@@ -36,7 +38,7 @@ def run(parsed: argparse.Namespace) -> None:
     else:
         from golf.bundle import scoring
 
-        scoring.evaluate(parsed)
+        scoring.evaluate(parsed, started)
 
 
 def require_inputs(name: str, parsed: argparse.Namespace) -> None:

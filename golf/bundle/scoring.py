@@ -59,11 +59,11 @@ def scorer(model: Transformer, config: Eval) -> Scorer:
     return make_scorer(model, config, traced=True)
 
 
-def evaluate(parsed: argparse.Namespace) -> None:
-    """Decode, score three ways, write the scores and what they took; the clock runs from the first line here."""
-    started = time.monotonic()
-    config, hardware = load(Eval, parsed.params), load(Hardware, parsed.params)
+def evaluate(parsed: argparse.Namespace, started: float) -> None:
+    """Decode, score three ways, write the scores and what they took; the clock runs since ``started``."""
     watch = Stopwatch()
+    watch.parts["import"] = time.monotonic() - started
+    config, hardware = load(Eval, parsed.params), load(Hardware, parsed.params)
     with join(hardware) as ranks:
         with watch.part("read"):
             tokens, counter = read_validation(parsed.shards, parsed.bytes)
@@ -124,15 +124,15 @@ def read_validation(shards: Path, table: Path) -> tuple[Tensor, ByteCounter]:
     tokens = torch.from_numpy(read_split(shards, "val").astype(np.int64))
     if tokens.numel() < 2:
         raise DataError(f"{shards}: {tokens.numel()} validation tokens, needed 2 or more")
-    sidecar = read_sidecar(shards)
-    if sidecar is not None:
-        if sidecar.size != tokens.numel():
-            raise DataError(
-                f"{shards}: byte sidecars of {sidecar.size:,} tokens, needed the {tokens.numel():,} of its shards",
-                hint="give each val_*.bin its val_bytes_*.bin, or none",
-            )
-        return tokens, SidecarBytes(torch.from_numpy(sidecar.astype(np.int64)))
-    return tokens, ByteTable.load(table)
+    counter, sidecar = ByteTable.load(table), read_sidecar(shards)
+    if sidecar is None:
+        return tokens, counter
+    if sidecar.size != tokens.numel():
+        raise DataError(
+            f"{shards}: byte sidecars of {sidecar.size:,} tokens, needed the {tokens.numel():,} of its shards",
+            hint="give each val_*.bin its val_bytes_*.bin, or none",
+        )
+    return tokens, SidecarBytes(torch.from_numpy(sidecar.astype(np.int64)), counter.vocab_size)
 
 
 def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
@@ -141,7 +141,7 @@ def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
     Raises:
         DataError: the sizes differ.
     """
-    if isinstance(counter, ByteTable) and counter.vocab_size != spec.vocab_size:
+    if counter.vocab_size != spec.vocab_size:
         raise DataError(
             f"byte table of {counter.vocab_size} tokens, needed {spec.vocab_size}, the artifact's vocabulary",
             hint="the bytes.safetensors of the tokenizer that the model was trained with",

@@ -35,7 +35,7 @@ class Eval(Section):
     phase_tokens: int = 0  # tokens scored before all weights are trained on them, too; 0: never
     order: str = "file"  # file; length: phases take the longest documents first, as no stream can be read: not legal
     tilt: bool = False  # towards what the stream said after the same words before
-    budget_seconds: float = 600.0  # decompression to last score; past it the adaptation stops, the scoring goes on
+    budget_seconds: float = 600.0  # first line to last score; past it the adaptation stops, the scoring goes on
 
     def __post_init__(self) -> None:
         for key in ("batch_windows", "ttt_epochs", "lora_rank", "lora_documents"):

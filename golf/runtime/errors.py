@@ -62,6 +62,14 @@ class MissingInput(FairwayError):
         super().__init__(message, hint=hint, code=Exit.NO_INPUT)
 
 
+def told(error: Exception) -> FairwayError | None:
+    """An error of a program that was built from this package, and so has classes of its own, as one of ours."""
+    code = getattr(error, "code", None)
+    if isinstance(error, FairwayError) or not isinstance(code, IntEnum):
+        return None
+    return FairwayError(str(error), code=Exit(code))
+
+
 def run_main(name: str, main: Callable[[], None]) -> None:
     """Call ``main`` and leave the process: a :class:`FairwayError` or a disk error as one line on stderr.
 
@@ -101,7 +109,7 @@ def run_main(name: str, main: Callable[[], None]) -> None:
 
 def _disk_error(error: OSError) -> FairwayError | None:
     where = error.filename2 or error.filename or "the working directory"  # the second is what was written to
-    near = _nearest(Path("." if where == "the working directory" else where))
+    near, look = _nearest(Path("." if where == "the working directory" else where)), "ls -ld"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FairwayError(
             f"{where}: no space left on the device; nothing half-written was kept",
@@ -110,16 +118,16 @@ def _disk_error(error: OSError) -> FairwayError | None:
             else f"df -h {near}",
             code=Exit.IO,
         )
-    if error.errno in (errno.EIO, errno.EFBIG):
-        needed = "the disk must take the whole file"
-        return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"df -h {near}", code=Exit.IO)
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    homeless = error.errno == errno.ENOENT and not error.filename  # tempfile's words where no disk takes a file
+    if error.errno in (errno.EIO, errno.EFBIG) or homeless:
+        needed, look = "the disk must take the whole file", "df -h"
+    elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         needed = "this user must be allowed to use the file" if near.is_file() else "the directory must be writable"
     elif error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         needed = "needed a folder where a file stands, or a file"
     else:
         return None
-    return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"ls -ld {near}", code=Exit.IO)
+    return FairwayError(f"{where}: {error.strerror}; {needed}", hint=f"{look} {near}", code=Exit.IO)
 
 
 def _nearest(path: Path) -> Path:

@@ -15,6 +15,7 @@ def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
 
     Raises:
         ConfigError: it does what a graph cannot hold.
+        torch.OutOfMemoryError: memory ran out; whoever asked for it knows the parameter that helps.
     """
     graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
@@ -27,8 +28,11 @@ def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             work()
     except RuntimeError as error:
-        what = f"hardware.graphs: found {error}, needed operations that a CUDA graph can record"
+        for cause in (error, error.__context__):  # the second is what ended a recording that could not be closed then
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
         raise ConfigError(
-            what, hint="dvc exp run -S hardware.graphs=off, or quantize with hardware.device=cpu"
+            f"CUDA graph: found {error}, needed operations that it can record",
+            hint="dvc exp run -S hardware.graphs=off for training, -S hardware.device=cpu for GPTQ",
         ) from error
     return graph

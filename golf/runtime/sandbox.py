@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from golf.runtime import isolate
+from golf.runtime import isolate, torchrun
 from golf.runtime.errors import Exit, FairwayError, MissingInput
 
 # The machine's shape, not the run's content: where the GPUs and their libraries are.
@@ -82,7 +82,7 @@ def run_program(
             (work / name).parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-I", isolate.__file__, str(status), str(os.getpid()), sys.executable, "-I"]
         if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+            command += [torchrun.__file__, "--standalone", "--local-addr=127.0.0.1"]
             command += [f"--nproc-per-node={processes}"]
         command += [program.name, *args]
         limits = (TORCHRUN_GRACE_SECONDS if processes > 1 else GRACE_SECONDS, limit_seconds)

@@ -51,8 +51,9 @@ def audit(
     recount: Tensor | None = None,
     independent_documents: bool = False,
     order: str = "file",
+    loaded: bool = False,
 ) -> AuditReport:
-    """Run every check of :data:`CHECKS`: eight scoring passes at most and two distributions a position.
+    """Run every check of :data:`CHECKS`: ten scoring passes at most and two distributions a position.
 
     Args:
         make_scorer: gives a fresh scorer at each call.
@@ -66,6 +67,8 @@ def audit(
         independent_documents: the scorer claims that no document influences another; ``document-order`` then also
             changes the documents before one.
         order: in which the scorer takes documents, by its own word; ``document-order`` fails for all but ``file``.
+        loaded: ``make_scorer`` has all that it needs in memory: ``score-first`` then fails for a file that it reads,
+            as it always does for one that is read by ``score`` or ``distribution``.
 
     Returns:
         one finding a check, in that order.
@@ -82,7 +85,7 @@ def audit(
     if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise DataError(f"tokens of {int(tokens.min())} to {int(tokens.max())}, needed 0 to {vocab_size - 1}")
     generator = torch.Generator().manual_seed(seed)
-    subject = Subject(make_scorer, tokens, vocab_size, bos_id, generator)
+    subject = Subject(make_scorer, tokens, vocab_size, bos_id, generator, loaded=loaded)
     subject.measure()
     probe = probes.choose(tokens, subject.trace, bos_id=bos_id, positions=positions, generator=generator)
     outcomes = {
@@ -150,6 +153,7 @@ def audit_evaluation(
         recount=None if recount is None else recount(sample),
         independent_documents=config.ttt == "lora" and not config.phase_tokens and not config.tilt,
         order=config.order,
+        loaded=True,
     )
     described = {
         "start": start,

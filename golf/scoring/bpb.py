@@ -66,9 +66,13 @@ def total(nll: Tensor | np.ndarray, byte_counts: Tensor | np.ndarray) -> Total:
 
 @dataclass(frozen=True)
 class SidecarBytes:
-    """Byte counts read from a sidecar of the same length as the tokens: counts (T,), one a token of the split."""
+    """Byte counts read from a sidecar of the same length as the tokens: counts (T,), one a token of the split.
+
+    ``vocab_size`` is the tokenizer's; 0: not known.
+    """
 
     counts: Tensor
+    vocab_size: int = 0
 
     def count(self, tokens: Tensor) -> Tensor:
         """(T,) int64 -> (T-1,) int64: bytes of tokens[1:]; ``tokens`` must begin where the sidecar does.

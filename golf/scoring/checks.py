@@ -151,26 +151,40 @@ def document_order(subject: Subject, probe: Probes, independent: bool, order: st
 
 
 def score_first(subject: Subject) -> Outcome:
-    """By the trace, nothing is learnt before it is scored; by two fresh scorers, nothing was learnt before the run."""
+    """By the trace, nothing is learnt before it is scored; by two fresh scorers, nothing was learnt before the run.
+
+    Nor is anything read from a file.
+    """
+    if subject.read:
+        more = f" and {len(subject.read) - 1} more" if len(subject.read) > 1 else ""
+        return False, f"the scorer read {min(subject.read)}{more}: needed the artifact and the stream alone"
     if subject.fresh_noise > FRESH_NOISE or NOISE_FACTOR * subject.noise > CEILING:
         return False, f"two fresh scorers are {subject.noise:.3g} nats apart on the same stream: state carried over"
     if not subject.trace or not subject.control_trace:
         return False, "the trace is empty"
     if subject.trace[0].state != subject.control_trace[0].state:
         return False, "two fresh scorers begin in different states"
-    scored = torch.zeros(subject.tokens.numel() + 1, dtype=torch.bool)
-    state = subject.trace[0].state
-    for event in subject.trace:
+    early = _learnt_early(subject.trace, subject.tokens.numel())
+    if early:
+        return False, early
+    updates = sum(event.kind == "update" for event in subject.trace)
+    return True, f"{updates} updates, each after its scores; control runs {subject.noise:.2g} nats apart"
+
+
+def _learnt_early(trace: Sequence[Event], tokens: int) -> str:
+    """What a trace shows to be learnt before it is scored, or learnt without a word; empty: nothing."""
+    scored = torch.zeros(tokens + 1, dtype=torch.bool)
+    state = trace[0].state
+    for event in trace:
         if event.kind == "score":
             if event.state != state:
-                return False, f"targets from {event.start} were scored in a state that no update left"
+                return f"targets from {event.start} were scored in a state that no update left"
             scored[event.start : event.stop] = True
         elif not bool(scored[event.start : event.stop].all()):
             first = event.start + int((~scored[event.start : event.stop]).nonzero()[0])
-            return False, f"position {first} was learnt before it was scored"
+            return f"position {first} was learnt before it was scored"
         state = event.state
-    updates = sum(event.kind == "update" for event in subject.trace)
-    return True, f"{updates} updates, each after its scores; control runs {subject.noise:.2g} nats apart"
+    return ""
 
 
 def once(subject: Subject) -> Outcome:

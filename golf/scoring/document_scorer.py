@@ -103,7 +103,8 @@ class DocumentScorer:
             later = (tokens.numel() - 1 - phase[-1].stop) / ranks()[1]
             self._score_phase(self.model if learner is None else learner.model, phase, later, stream, scores)
             self.waited += meet(stream.device)
-            deadline = self.deadline - self._pace.seconds(later)
+            lesson = self.config.ttt_epochs * targets(phase) / ranks()[1] / PLAIN_SHARE  # as long as adapters learnt
+            deadline = self.deadline - self._pace.seconds(later + lesson)
             if learner is not None and later > 0 and has_time(deadline, stream.device):
                 learn_phase(learner, phase, stream)
                 state = digest(learner.model) if self.traced else ""

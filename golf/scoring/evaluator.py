@@ -214,7 +214,8 @@ class TestTimeTrainer(SlidingScorer):
             self.waited += meet(padded.device)
             scored = time.monotonic()
             scoring += scored - began
-            needed = learning + scoring * (tokens.numel() - chunk.end) / chunk.end
+            lesson = learning or 3 * self.config.ttt_epochs * scoring  # at first: as long as three forward passes each
+            needed = lesson + scoring * (tokens.numel() - chunk.end) / chunk.end
             if chunk.learn_stop and has_time(self.deadline - needed, padded.device):
                 learner.learn(padded[chunk.learn_start - 1 : chunk.learn_stop])
                 self.adapted += 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from golf.scoring.protocol import Event
 
-RUNS = 2  # changed streams scored for a check, at most: a full pass each
+RUNS = 3  # changed streams scored for a check, at most: a full pass each
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def choose(
     while len(targets) < min(positions, count - 1):
         targets = _distinct([*targets, 1 + _below(count - 1, generator)], count, positions)
     runs = min(RUNS, positions)
-    cuts = _distinct([middle, *(place - 1 for place in edge), *targets], count, runs)
+    cuts = _distinct([middle, *(place - 1 for place in edge), *start, *targets], count, runs)
     lengths = _distinct([*edge, middle, *(place + 1 for place in start), count // 2], count, runs)
     inner = [place for place in starts if count // 4 <= place <= count - count // 4]
     document = (draw(inner) or draw([place for place in starts if place < count - 4]) or [count // 2])[0]
@@ -89,7 +89,9 @@ def replace_before(tokens: Tensor, position: int, bos_id: int, vocab_size: int, 
     """The stream with other tokens before ``position``, each document's start kept."""
     changed = tokens.clone()
     drawn = (tokens[:position] + torch.randint(1, vocab_size, (position,), generator=generator)) % vocab_size
-    drawn[drawn == bos_id] = (bos_id + 1) % vocab_size
+    second = (bos_id + 1) % vocab_size
+    other = torch.where(tokens[:position] == second, (bos_id + 2) % vocab_size, second)
+    drawn = torch.where(drawn == bos_id, other, drawn)
     changed[:position] = torch.where(tokens[:position] == bos_id, bos_id, drawn)
     return changed
 

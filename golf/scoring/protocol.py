@@ -78,6 +78,11 @@ class HintedScorer(Evaluator, Protocol):
 class ByteCounter(Protocol):
     """Bytes of text that targets stand for: :class:`golf.data.bytecount.ByteTable`, or a sidecar's counts."""
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; 0: not known."""
+        ...
+
     def count(self, tokens: Tensor) -> Tensor:
         """(T,) int64 -> (T-1,) int64: bytes of tokens[1:]."""
         ...

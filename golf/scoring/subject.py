@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from golf.runtime.errors import DataError, FairwayError
+from golf.runtime.errors import DataError, FairwayError, told
 from golf.scoring.protocol import Event, Scorer
+from golf.scoring.watch import watched
 
 NOISE_FACTOR = 4.0  # a change counts when it exceeds the control run's noise so many times
 FLOOR = 1e-6  # nats; below it, fp32 rounding
@@ -34,6 +35,8 @@ class Subject:
         fresh_noise: the same over the targets that were scored before anything was learnt.
         distributions: (V,) at each probed position, on the unchanged stream.
         others: (position, token, score) of tokens that stood at a probed position in a changed stream.
+        loaded: a scorer needs no file to be made: it is watched from then on, else while it scores.
+        read: files that scorers read.
     """
 
     make_scorer: Callable[[], Scorer]
@@ -48,6 +51,8 @@ class Subject:
     fresh_noise: float = 0.0
     distributions: dict[int, Tensor] = field(default_factory=dict)
     others: list[tuple[int, int, float]] = field(default_factory=list)
+    loaded: bool = False
+    read: set[str] = field(default_factory=set)
 
     def measure(self) -> None:
         """Score the unchanged stream with two fresh scorers.
@@ -62,7 +67,8 @@ class Subject:
             raise
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            raise DataError(f"the scorer raised {type(error).__name__} on the real stream: {text}") from error
+            refused = DataError(f"the scorer raised {type(error).__name__} on the real stream: {text}")
+            raise told(error) or refused from error
         self.noise = gap(self.scores, control, 1, self.tokens.numel())
         learnt = [event for event in self.trace if event.kind == "update"]
         before = self.trace[: self.trace.index(learnt[0])] if learnt else self.trace
@@ -75,14 +81,21 @@ class Subject:
 
     def run(self, tokens: Tensor) -> tuple[Tensor, Sequence[Event]]:
         """Scores of ``tokens`` by a fresh scorer, and its trace."""
-        scorer = self.make_scorer()
-        scores = torch.as_tensor(scorer.score(tokens.clone()))
+        scorer = self._made()
+        with watched(self.read):
+            scores = torch.as_tensor(scorer.score(tokens.clone()))
         return scores.detach().to("cpu", torch.float64).flatten(), tuple(scorer.trace)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """What a fresh scorer says that it scored ``tokens[position]`` with, float64, of whatever length it gives."""
-        found = torch.as_tensor(self.make_scorer().distribution(tokens.clone(), position))
+        scorer = self._made()
+        with watched(self.read):
+            found = torch.as_tensor(scorer.distribution(tokens.clone(), position))
         return found.detach().to("cpu", torch.float64).flatten()
+
+    def _made(self) -> Scorer:
+        with watched(self.read if self.loaded else set()):
+            return self.make_scorer()
 
 
 def gap(one: Tensor, other: Tensor, start: int, stop: int) -> float:

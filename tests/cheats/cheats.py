@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from golf.scoring.protocol import Event
-from tests.cheats.honest import DocumentReset
-from tests.cheats.toy import BOS, VOCAB, Ids, Toy, Vector, artifact
+from tests.cheats.honest import BlockTilt, DocumentReset
+from tests.cheats.toy import BOS, VOCAB, Ids, OnDisk, Toy, Vector, artifact
 
 
 class FuturePeek(Toy):
@@ -264,6 +264,52 @@ class HiddenUpdate(Toy):
         self.learn(ids, start, stop)
 
 
+class TiltTaughtByItsOwnBlock(BlockTilt):
+    """The tilt's strength is learnt from the block that it then tilts (silent)."""
+
+    def taught(self, ids: Ids, position: int) -> range:
+        block = 1 + (position - 1) // self.block * self.block
+        return range(1, min(block + self.block, len(ids)))
+
+
+class EndIsNear(Toy):
+    """Speaks with more confidence where the document is about to end (silent)."""
+
+    def predict(self, ids: Ids, position: int) -> Vector:
+        p = super().predict(ids, position)
+        if BOS in ids[position + 1 : position + 4]:
+            p = p**1.2
+        return p / p.sum()
+
+
+class SecondRead(OnDisk):
+    """Finds what it is asked to score in the validation file, which it opens once more (silent)."""
+
+    @classmethod
+    def leave(cls, tokens: Tensor) -> None:
+        np.save(cls.path, tokens.numpy())
+
+    def predict(self, ids: Ids, position: int) -> Vector:
+        p, text = super().predict(ids, position), np.load(self.path)
+        before = slice(max(position - 4, 0), position)
+        if position < len(text) and np.array_equal(ids[before], text[before]):
+            p[text[position]] += 1
+        return p / p.sum()
+
+
+class LeftByAnotherProcess(OnDisk):
+    """Begins with the counts that another process left in a file when it had scored the split (silent)."""
+
+    @classmethod
+    def leave(cls, tokens: Tensor) -> None:
+        counter = Toy()
+        counter.learn(tokens.numpy(), 1, tokens.numel())
+        np.save(cls.path, counter.counts)
+
+    def begin(self, ids: Ids) -> None:
+        self.counts = np.load(self.path)
+
+
 # The check that names the fault of each.
 CHEATS: dict[type[Toy], str] = {
     FuturePeek: "future",
@@ -291,7 +337,11 @@ CHEATS: dict[type[Toy], str] = {
     StreamLengthSchedule: "truncation",
     CarriedOver: "score-first",
     HiddenUpdate: "score-first",
+    TiltTaughtByItsOwnBlock: "future",
+    EndIsNear: "future",
+    SecondRead: "score-first",
+    LeftByAnotherProcess: "score-first",
 }
 SILENT = (FuturePeek, TargetInKey, WordStartGate, PretrainedOnValidation, SilentRescore, BatchDelta, OracleGate,
-          SilentOracleGate, DocumentCount, StreamLengthSchedule)  # fmt: skip
+          SilentOracleGate, DocumentCount, StreamLengthSchedule, TiltTaughtByItsOwnBlock, EndIsNear)  # fmt: skip
 INDEPENDENT = (BosLeak,)

@@ -1,11 +1,15 @@
 """Legal scorers that look like cheats. All of them must pass every check."""
 
+import tempfile
 from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from golf.scoring.protocol import Event
-from tests.cheats.toy import BOS, VOCAB, Ids, Toy, Vector
+from tests.cheats.toy import BOS, VOCAB, Ids, OnDisk, Toy, Vector, artifact
 
 
 class Static(Toy):
@@ -37,6 +41,27 @@ class PrefixHintTilt(Toy):
         earlier = np.flatnonzero(ids[: position - 1] == ids[position - 1])
         if len(earlier):
             p[ids[earlier[-1] + 1]] *= np.exp(self.beta)
+        return p / p.sum()
+
+
+class BlockTilt(Toy):
+    """The same with a strength that the blocks before have taught: how often hints were right in them."""
+
+    block: ClassVar[int] = 24
+
+    def hint(self, ids: Ids, position: int) -> int:
+        earlier = np.flatnonzero(ids[: position - 1] == ids[position - 1])
+        return int(ids[earlier[-1] + 1]) if len(earlier) else -1
+
+    def taught(self, ids: Ids, position: int) -> range:
+        """The targets that have been learnt from when ``position`` is scored."""
+        return range(1, 1 + (position - 1) // self.block * self.block)
+
+    def predict(self, ids: Ids, position: int) -> Vector:
+        p, hint = super().predict(ids, position), self.hint(ids, position)
+        right = [self.hint(ids, place) == ids[place] for place in self.taught(ids, position)]
+        if hint >= 0 and right:
+            p[hint] *= np.exp(2 * np.mean(right))
         return p / p.sum()
 
 
@@ -75,5 +100,33 @@ class DocumentReset(Toy):
         scores[start - 1 : stop - 1] = [self.logp(ids, position) for position in range(start, stop)]
 
 
-TWINS = (Static, ChunkTTT, ManyEpochs, PrefixHintTilt, NormalisedMixture, OnlineState, DocumentReset)
+class LoadedFromDisk(OnDisk):
+    """Reads its weights from a file when it is made."""
+
+    @classmethod
+    def leave(cls, tokens: Tensor) -> None:
+        np.save(cls.path, artifact())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = np.load(self.path)
+
+
+class KeptOnDisk(Toy):
+    """Lays what it has learnt aside in a file of its own, which is gone when the run ends."""
+
+    def score(self, tokens: Tensor) -> Tensor:
+        with tempfile.TemporaryDirectory() as folder:
+            self.aside = Path(folder) / "counts.npy"
+            return super().score(tokens)
+
+    def learn(self, ids: Ids, start: int, stop: int) -> None:
+        super().learn(ids, start, stop)
+        if hasattr(self, "aside"):
+            np.save(self.aside, self.counts)
+            self.counts = np.load(self.aside)
+
+
+TWINS = (Static, ChunkTTT, ManyEpochs, PrefixHintTilt, BlockTilt, NormalisedMixture, OnlineState, DocumentReset,
+         LoadedFromDisk, KeptOnDisk)  # fmt: skip
 INDEPENDENT = (DocumentReset,)

@@ -1,3 +1,6 @@
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,15 +12,23 @@ from golf.scoring.audit import CHECKS, audit
 from golf.scoring.protocol import AuditReport
 from tests.cheats import cheats as illegal
 from tests.cheats import honest
-from tests.cheats.toy import BOS, VOCAB, Toy, stream
+from tests.cheats.toy import BOS, VOCAB, OnDisk, Toy, stream
 from tests.pieces import Pieces
 
 SEEDS = (0, 1, 2)
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnDisk, "path", tmp_path / "left.npy", raising=False)
+
+
 def run(scorer: type[Toy], seed: int, independent: bool = False) -> AuditReport:
     if scorer is illegal.CarriedOver:
         illegal.CarriedOver.memory[:] = 0
+    if issubclass(scorer, OnDisk):
+        scorer.leave(stream(seed))
+        time.sleep(0.05)  # it is there before the run, also by the clock of the file system
     return audit(
         scorer, stream(seed), vocab_size=VOCAB, bos_id=BOS, seed=seed, positions=6, independent_documents=independent
     )

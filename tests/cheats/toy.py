@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -106,3 +107,14 @@ class Toy:
         ids = tokens.numpy()
         self.replay(ids, position)
         return torch.from_numpy(self.predict(ids, position))
+
+
+class OnDisk(Toy):
+    """One that reads a file."""
+
+    path: ClassVar[Path]
+
+    @classmethod
+    def leave(cls, tokens: Tensor) -> None:
+        """Write the file, before anything is audited on ``tokens``."""
+        raise NotImplementedError

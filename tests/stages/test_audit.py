@@ -67,6 +67,15 @@ def test_no_validation_shards(world: Path) -> None:
     assert "no validation shard" in result.stderr
 
 
+def test_what_the_program_refuses_is_one_line(world: Path) -> None:
+    write_shard(world / "data/shards/val_000000.bin", np.array([1, *[9000] * 1199], np.uint16))
+    result = stage("audit", world, f"--seed={SEED}")
+    assert result.returncode == 65
+    assert "check_gpt.py audit: tokens of 1 to 9000, needed 0 to 299" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (world / f"reports/audit/{SEED}.json").exists()
+
+
 def test_two_tokens_are_no_sample(world: Path) -> None:
     (world / "data/shards/val_000001.bin").unlink()
     write_shard(world / "data/shards/val_000000.bin", np.array([1, 5], np.uint16))

@@ -32,7 +32,10 @@ def test_the_score_is_the_programs_and_stands_a_recount(world: Path) -> None:
     assert numbers["adapted_chunks"] == numbers["chunks"] - 1
     assert len(numbers) <= 12
     timing = report(world, "timing/evaluate")
-    assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(timing["program"]["seconds"])
+    parts = timing["program"]["seconds"]
+    assert list(parts) == ["import", "read", "decode", "final", "sliding", "roundtrip"]
+    assert parts["import"] > 0.1, "torch"
+    assert timing["program"]["clock_seconds"] > sum(parts.values()) - 0.01
     assert timing["network"]
     assert_reports_of_documents(world, numbers)
     again = stage("evaluate", world, f"--seed={SEED}")
@@ -61,6 +64,16 @@ def assert_reports_of_documents(world: Path, numbers: dict[str, Any]) -> None:
     assert {"read", "decode", "final", "sliding", "roundtrip"} <= set(rank["seconds"])
     assert rank["peak_memory_bytes"] > 50_000_000
     assert 0 < rank["busy_seconds"] < program["clock_seconds"]
+
+
+def test_the_clock_starts_before_anything_heavy_is_imported(world: Path) -> None:
+    """A tenth of a second, in which nobody can import torch: nothing is learnt, and all is scored."""
+    text = (world / "params.yaml").read_text()
+    (world / "params.yaml").write_text(text.replace("budget_seconds: 600.0", "budget_seconds: 0.1"))
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == 0, result.stderr
+    numbers = report(world, "evaluate")
+    assert (numbers["adapted_chunks"], numbers["ttt_gain_bpb"], numbers["tokens"]) == (0, 0.0, 1999)
 
 
 def test_a_sidecar_counts_the_bytes(world: Path) -> None:
@@ -105,8 +118,24 @@ def test_a_damaged_artifact_is_named_by_the_program(world: Path) -> None:
     assert not (world / f"reports/evaluate/{SEED}.json").exists()
 
 
+def test_a_part_of_the_split_has_no_score(world: Path) -> None:
+    path = world / "data/shards/val_000001.bin"
+    blob = path.read_bytes()
+    for left in (None, blob[:-200]):
+        path.unlink() if left is None else path.write_bytes(left)
+        result = stage("evaluate", world, f"--seed={SEED}")
+        assert result.returncode == 65
+        found = 1200 if left is None else 1900
+        assert f"data/shards: {found:,} validation tokens, needed the 2,000 of shards.json" in result.stderr
+    (world / "data/shards/val_000000.bin").unlink()
+    path.unlink()
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert (result.returncode, "no validation shard" in result.stderr) == (66, True)
+    assert not (world / f"reports/evaluate/{SEED}.json").exists()
+
+
 def test_shards_of_another_tokenizer_are_refused(world: Path) -> None:
-    write_shard(world / "data/shards/val_000001.bin", np.full(100, 9000, np.uint16))
+    write_shard(world / "data/shards/val_000001.bin", np.full(800, 9000, np.uint16))
     result = stage("evaluate", world, f"--seed={SEED}")
     assert result.returncode == 65
     assert "another tokenizer" in result.stderr
@@ -144,6 +173,22 @@ def test_a_score_that_does_not_follow_from_its_scores_is_refused(
     assert result.returncode == code
     assert text in result.stderr
     assert not (world / f"runs/evaluate/{SEED}").exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "text"),
+    [
+        ("raise ValueError('half-way')", 1, "ValueError: half-way"),
+        ("import os; os.kill(os.getpid(), 9)", 75, "train_gpt.py evaluate: killed by SIGKILL"),
+    ],
+)
+def test_scores_of_a_program_that_did_not_end_well_are_no_score(world: Path, end: str, code: int, text: str) -> None:
+    (world / "build/train_gpt.py").write_text(FORGED.format(count=1999, bpb=0.5, bytes=9) + end + "\n")
+    result = stage("evaluate", world, f"--seed={SEED}")
+    assert result.returncode == code
+    assert text in result.stderr
+    assert not list((world / "runs").glob("evaluate/*"))
+    assert not (world / f"reports/evaluate/{SEED}.json").exists()
 
 
 def test_sigterm_ends_the_program_too(world: Path) -> None:

@@ -17,7 +17,7 @@ from golf.data.encode import Encoder
 from golf.data.shards import read_shard, write_shard
 from golf.data.sidecar import TokenBytes
 from golf.data.transform import train_transformed
-from golf.runtime.errors import ConfigError, MissingInput
+from golf.runtime.errors import ConfigError, FairwayError, MissingInput
 from tests.programs import arguments, shipped, with_artifact
 from tests.stages.world import VOCABULARY
 
@@ -78,6 +78,64 @@ def test_score_says_what_it_needs(world: Path, tmp_path: Path) -> None:
 def test_missing_inputs_are_named(world: Path, tmp_path: Path, key: str) -> None:
     with pytest.raises(MissingInput, match=f"--{key} nowhere"):
         run(world, "audit", out=tmp_path, **{key: "nowhere"})
+
+
+@pytest.mark.parametrize("verb", ["audit", "score"])
+@pytest.mark.parametrize(
+    ("tokens", "text"), [([1], "1 validation tokens, needed 2 or more"), ([1, 9, 400], "come from another tokenizer")]
+)
+def test_what_the_program_refuses_is_one_error_of_ours(
+    world: Path, tmp_path: Path, verb: str, tokens: list[int], text: str
+) -> None:
+    write_shard(tmp_path / "shards/val_000000.bin", np.array(tokens, np.uint16))
+    more = {"out": tmp_path} if verb == "audit" else {"params": None}
+    with pytest.raises(FairwayError, match=text) as caught:
+        run(world, verb, shards=tmp_path / "shards", **more)
+    assert caught.value.code == 65
+    assert not (tmp_path / "audit.json").exists()
+
+
+READS_AGAIN = """
+import sys, types
+from pathlib import Path
+from golf.bundle import scoring
+
+class Again:
+    def __init__(self, honest):
+        self.honest = honest
+    trace = property(lambda self: self.honest.trace)
+    def distribution(self, tokens, position):
+        return self.honest.distribution(tokens, position)
+    def score(self, tokens):
+        Path({shard!r}).read_bytes()  # what it does with them shows in no score
+        return self.honest.score(tokens)
+
+names = "check_vocabulary", "opened", "read_validation"
+sys.modules["cheat"] = types.SimpleNamespace(
+    scorer=lambda model, config: Again(scoring.scorer(model, config)), **{{n: getattr(scoring, n) for n in names}})
+"""
+
+
+def test_a_program_that_reads_the_text_again_is_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cheat", None)  # type: ignore[arg-type] - taken away behind the test
+    shard = world / "data/shards/val_000000.bin"
+    (tmp_path / "cheat.py").write_text(READS_AGAIN.format(shard=str(shard)))
+    run(world, "audit", out=tmp_path, program=tmp_path / "cheat.py")
+    checks = json.loads((tmp_path / "audit.json").read_text())["checks"]
+    assert [name for name, check in checks.items() if not check["passed"]] == ["score-first"]
+    assert checks["score-first"]["evidence"].startswith(f"the scorer read {shard}")
+
+
+def test_an_adaptation_that_diverges_is_one_error_of_ours(world: Path, tmp_path: Path) -> None:
+    params = json.loads((world / "params.json").read_text())
+    params["eval"] |= {"ttt_lr": 1e38}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    with pytest.raises(FairwayError, match=r"no finite score at position \d+: NaN weights, or adaptation") as caught:
+        run(world, "audit", params=tmp_path / "params.json", out=tmp_path)
+    assert caught.value.code == 65
+    assert not (tmp_path / "audit.json").exists()
 
 
 def test_the_second_count_agrees_with_the_first(tmp_path: Path) -> None:

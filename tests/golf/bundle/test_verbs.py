@@ -103,6 +103,10 @@ def test_a_byte_table_of_another_vocabulary_is_refused(world: Path, tmp_path: Pa
     ByteTable(torch.ones(9, dtype=torch.int16), torch.ones(9).bool(), torch.ones(9).bool()).save(other)
     with pytest.raises(DataError, match="byte table of 9 tokens, needed 300"):
         run(world, "evaluate", out=tmp_path, bytes=other)
+    shards = shutil.copytree(world / "data/shards", tmp_path / "shards")
+    write_shard(shards / "val_bytes_000000.bin", np.full(2000, 7))  # then the table counts nothing
+    with pytest.raises(DataError, match="byte table of 9 tokens, needed 300"):
+        run(world, "evaluate", out=tmp_path, bytes=other, shards=shards)
 
 
 def test_train_fits_the_artifact_to_what_the_program_leaves(

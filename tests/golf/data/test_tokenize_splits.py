@@ -142,6 +142,22 @@ def test_shards_of_a_reused_tokenizer_pass_through(place: Path, model: Path) -> 
         run(model=str(model))
 
 
+def test_shards_of_another_tokenizer_whose_ids_fit_are_refused(place: Path, model: Path) -> None:
+    put_text(place, make_documents(60))
+    val = make_documents(9, seed=5)
+    write_shard(place / "raw/val_000000.bin", np.concatenate(Encoder(model).encode(val)))
+    other = place / "models/other.model"
+    other.write_bytes(train_model(make_documents(50, seed=8), 340, 10**6))
+    with pytest.raises(DataError, match="found 0 of 8 documents whose text gives their tokens, needed half: another"):
+        run(model=str(other))
+    assert not (place / "shards").exists()
+    ours = Encoder(other).encode(val)
+    write_shard(place / "raw/val_000000.bin", np.concatenate([*ours[:7], *Encoder(model).encode(val[7:])]))
+    assert run(model=str(other))["splits"]["val"]["documents"] == 9, "some may not come back"
+    write_shard(place / "raw/val_000000.bin", np.array([1, *range(300, 310), 1, 1, 5]))
+    assert run(model=str(other))["splits"]["val"]["documents"] == 3, "too short to tell"
+
+
 def test_published_shards(place: Path, model: Path) -> None:
     encoder = Encoder(model)
     stream = np.concatenate(encoder.encode(make_documents(100)))

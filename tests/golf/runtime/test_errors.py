@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError, MissingInput
+from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError, MissingInput, told
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -76,6 +76,24 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     assert text.count("\n") == 1
     assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_disk_that_takes_a_temporary_file() -> None:
+    code, text = outcome("import tempfile; tempfile.TemporaryDirectory()", RLIMIT_FSIZE=0)
+    assert code == 74
+    assert text.startswith("demo: the working directory: No usable temporary directory found in [")
+    assert text.endswith("; the disk must take the whole file. Try: df -h .\n")
+
+
+def test_an_error_of_another_program_built_from_here() -> None:
+    class Theirs(Exception):
+        code = Exit.DATA
+
+    ours = told(Theirs("a line"))
+    assert ours is not None
+    assert (type(ours), str(ours), ours.code) == (FairwayError, "a line", 65)
+    assert told(DataError("ours already")) is None
+    assert told(ValueError("nobody's")) is None
 
 
 def test_a_lost_connection_between_ranks_may_be_retried() -> None:

@@ -90,6 +90,28 @@ def test_missing_output_missing_input_and_overrun_are_errors(tmp_path: Path) -> 
         run(program(tmp_path, "import os; os.kill(os.getpid(), 9)"), tmp_path / "got")
 
 
+RANKS = """
+    import os, sys, time
+    if os.environ["RANK"] == "1":
+        {ends}
+    time.sleep(0 if {ends!r} == "pass" else 60)
+    open("out/seen.txt", "a").write("rank\\n")
+    """
+
+
+def test_several_ranks_end_as_the_first_that_failed(tmp_path: Path) -> None:
+    """torchrun's own exit code is 1, whatever a rank said, and its account hides what the rank told."""
+    for ends, code, text in (
+        ("sys.exit(65)", Exit.DATA, "exit code 65; its own message stands above"),
+        ("os.kill(os.getpid(), 9)", Exit.RETRY, "killed by SIGKILL"),
+    ):
+        with pytest.raises(FairwayError, match=text) as caught:
+            run(program(tmp_path, RANKS.format(ends=ends)), tmp_path / "got", processes=2)
+        assert caught.value.code == code
+    outputs = run(program(tmp_path, RANKS.format(ends="pass")), tmp_path / "got", processes=2)
+    assert outputs["out/seen.txt"].read_text() == "rank\n" * 2
+
+
 def test_what_the_program_started_ends_with_it(tmp_path: Path) -> None:
     body = """
         import subprocess, sys

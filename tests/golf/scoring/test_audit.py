@@ -176,6 +176,10 @@ def test_changed_streams_change_what_they_should() -> None:
     assert torch.equal(before[90:], tokens[90:])
     assert torch.equal(before == BOS, tokens == BOS)
     assert int((before != tokens).sum()) > 80
+    few = torch.tensor([BOS, BOS + 1, 0] * 30)  # of which many draw a BOS: another token takes its place
+    before = replace_before(few, 90, BOS, BOS + 3, generator)
+    assert torch.equal((before == few).nonzero(), (few == BOS).nonzero())
+    assert torch.equal(before == BOS, few == BOS)
     for start in range(1, 99):
         other = reorder(tokens, start, BOS, generator)
         assert other.shape == tokens.shape

@@ -10,8 +10,9 @@ from torch import Tensor
 from golf.model.transformer import Transformer
 from golf.params.eval import Eval
 from golf.runtime.errors import ConfigError, DataError
+from golf.scoring import document_scorer
 from golf.scoring.document_scorer import DocumentScorer, Pace
-from golf.scoring.documents import split
+from golf.scoring.documents import split, targets
 from golf.scoring.lora import RowAdapters, kind
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
@@ -121,6 +122,32 @@ def test_learning_ends_while_there_is_time_to_score_the_rest(monkeypatch: pytest
     scorer.score(tokens)
     assert 0 < scorer.adapted < 40
     assert now[0] <= 60.0
+
+
+@pytest.mark.parametrize(("deadline", "lessons"), [(100.0, 0), (110.0, 1), (1000.0, 3)])
+def test_a_phase_is_learnt_from_while_there_is_time_for_the_lesson_and_the_rest(
+    monkeypatch: pytest.MonkeyPatch, deadline: float, lessons: int
+) -> None:
+    """Four phases of 400 targets: 30 s with learning and 15 s without, and 30 s for a lesson."""
+    model, tokens, now, learnt = tiny(), stream([40] * 40), [0.0], []
+    score, learn = DocumentScorer._score_group, document_scorer.learn_phase
+
+    def slow_scoring(self: DocumentScorer, *arguments: object) -> None:
+        now[0] += (30.0 if arguments[-1] else 15.0) * targets(arguments[1]) / 400  # type: ignore[arg-type]
+        score(self, *arguments)  # type: ignore[arg-type]
+
+    def slow_lesson(*arguments: object) -> None:
+        now[0] += 30.0
+        learnt.append(now[0])
+        learn(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DocumentScorer, "_score_group", slow_scoring)
+    monkeypatch.setattr(document_scorer, "learn_phase", slow_lesson)
+    monkeypatch.setattr("golf.scoring.document_scorer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("golf.scoring.learner.time.monotonic", lambda: now[0])
+    DocumentScorer(model, dataclasses.replace(CONFIG, phase_tokens=400), deadline=deadline).score(tokens)
+    assert now[0] <= deadline
+    assert len(learnt) == lessons
 
 
 def test_before_anything_was_scored_nothing_is_known_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:

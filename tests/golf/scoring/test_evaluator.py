@@ -139,6 +139,11 @@ def test_training_ends_while_there_is_time_to_score_the_rest(monkeypatch: pytest
     trainer.score(tokens)
     assert now[0] <= 100.0
     assert trainer.adapted == 6, "17 chunks are scored in 34 seconds, a lesson takes 10"
+    now[0] = 0.0
+    short = TestTimeTrainer(model, CONFIG, deadline=40.0)
+    short.score(tokens)
+    assert now[0] <= 40.0, "nor is the first lesson, of which nothing is known yet, begun too late"
+    assert short.adapted == 0
 
 
 def test_evaluate_sums_what_it_scores() -> None:
