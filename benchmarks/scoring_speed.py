@@ -129,7 +129,7 @@ def make_ways(
 
         return way
 
-    ways = {"windows": scored(SlidingScorer(model, config, compiled=compiled), True)}
+    ways = {"windows": scored(SlidingScorer(model, config), True)}
     if spec.config.document_mask:
         ways["documents"] = scored(DocumentScorer(model, config, adapts=False), False)
     for name, gradients in (("training", True), ("training, no gradients", False)):
@@ -137,8 +137,8 @@ def make_ways(
     facts = {
         "attention": attention,
         "passes": model.passes,
-        "both": f"kernels {'on' if kernels else 'off'}, {'compiled' if compiled else 'not compiled'}",
-        "training": "CUDA graph" if graphs else "launched",
+        "both": f"kernels {'on' if kernels else 'off'}",
+        "training": "compiled" if compiled else "CUDA graph" if graphs else "launched",
         "digest_seconds": round(digested, 4),
     }
     return ways, facts

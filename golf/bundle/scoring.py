@@ -24,7 +24,7 @@ from golf.params.base import load
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.quant.quantized import dequantize_model
-from golf.runtime.device import choose_compile, describe, peak_memory
+from golf.runtime.device import describe, peak_memory
 from golf.runtime.errors import DataError
 from golf.runtime.files import write_json, write_npy
 from golf.runtime.report import Stopwatch
@@ -34,8 +34,6 @@ from golf.scoring.evaluator import make_scorer
 from golf.scoring.protocol import ByteCounter, Scorer
 from golf.train.distributed import Ranks, join
 
-REPAYS = 30e6  # tokens that a rank reads in windows before the half minute of compiling comes back
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -44,7 +42,6 @@ class Subject:
     spec: ModelSpec
     model: Transformer
     attention: str
-    compiled: bool
 
 
 @contextmanager
@@ -71,8 +68,7 @@ def evaluate(parsed: argparse.Namespace, started: float) -> None:
             subject = read_artifact(parsed.artifact, hardware, ranks)
             check_vocabulary(subject.spec, counter)
         deadline = started + config.budget_seconds
-        compiled = subject.compiled and (hardware.compile == "on" or repays(tokens.numel(), config, ranks.count))
-        result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline, compiled=compiled)
+        result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline)
         seconds = {**watch.parts, **result.pop("seconds")}
         rank = {"seconds": seconds, "waited": result.pop("waited"), "peak_memory_bytes": peak_memory(ranks.device)}
         write_json(parsed.out / f"rank{ranks.index}.json", rank)
@@ -94,11 +90,6 @@ def evaluate(parsed: argparse.Namespace, started: float) -> None:
         )
 
 
-def repays(tokens: int, config: Eval, ranks: int) -> bool:
-    """Whether each of ``ranks`` reads so much in windows that compiling their forward pass comes back."""
-    return tokens * config.seq_len / config.stride / ranks > REPAYS
-
-
 def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
     """Decode the artifact and build its model on the rank's device.
 
@@ -111,8 +102,7 @@ def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
         print(f"attention: {attention} ({reason}); {describe(ranks.device)}; {ranks.count} rank(s)", flush=True)
     model = build(quantized.spec, dequantize_model(quantized), attention, ranks.device)
     model.kernels = hardware.kernels == "auto" and kernels_available(ranks.device)[0]
-    compiled, _ = choose_compile(hardware, ranks.device, model.kernels)
-    return Subject(quantized.spec, model, attention, compiled)
+    return Subject(quantized.spec, model, attention)
 
 
 def read_validation(shards: Path, table: Path) -> tuple[Tensor, ByteCounter]:

@@ -19,7 +19,7 @@ class Hardware(Section):
         1  # CPU threads a rank; 1: no waiting between threads, the same bits on any number of cores; 0: torch's choice
     )
     attention: Literal["auto", "fa4", "fa3", "fa2", "cudnn", "flash", "flex", "sdpa"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: on with a GPU and without our kernels
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile, to train; auto: with a GPU and without our kernels
     kernels: Literal["auto", "off"] = "auto"  # our Triton kernels, to train and score; auto: with a GPU that runs them
     graphs: Literal["auto", "off"] = "auto"  # training replays CUDA graphs; auto: with a GPU, where nothing is compiled
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock

@@ -98,7 +98,7 @@ class DocumentScorer:
         stream, documents = self._prepare(tokens)
         scores = torch.zeros(tokens.numel(), dtype=torch.float64, device=stream.device)  # the last place: no target's
         self.adapted, self.waited, self._events, self._pace = 0, 0.0, defaultdict(list), Pace()
-        learner = Learner(self.model, self.config, False) if self._has_phases else None
+        learner = Learner(self.model, self.config) if self._has_phases else None
         for phase in documents:
             later = (tokens.numel() - 1 - phase[-1].stop) / ranks()[1]
             self._score_phase(self.model if learner is None else learner.model, phase, later, stream, scores)
@@ -137,7 +137,7 @@ class DocumentScorer:
         stream, documents = self._prepare(tokens, position)
         if self.config.order == "length":
             position = int((self._places == position - 1).nonzero()) + 1
-        learner = Learner(self.model, self.config, False) if self._has_phases else None
+        learner = Learner(self.model, self.config) if self._has_phases else None
         for phase in documents:
             if position <= phase[-1].stop:
                 break

@@ -65,7 +65,6 @@ class SlidingScorer:
         model: ``forward(tokens, targets)`` as :class:`golf.model.transformer.Transformer`; it is left unchanged.
         config: the eval section; ``ttt*`` is not read.
         stride: targets a window scores; None: ``config.stride``.
-        compiled: run the forward pass through ``torch.compile``.
         on_scored: told of progress.
 
     Attributes:
@@ -78,10 +77,9 @@ class SlidingScorer:
         config: Eval,
         *,
         stride: int | None = None,
-        compiled: bool = False,
         on_scored: OnScored | None = None,
     ) -> None:
-        self.model, self.config, self.compiled, self.on_scored = model, config, compiled, on_scored
+        self.model, self.config, self.on_scored = model, config, on_scored
         self.windows = Windows(config.seq_len, config.stride if stride is None else stride, config.batch_windows)
         self._beside: Beside | None = None
         self.deadline = math.inf
@@ -98,7 +96,7 @@ class SlidingScorer:
         padded, scores = self._prepare(tokens)
         chunk = Chunk(0, self.windows.count(tokens.numel()), 1, tokens.numel())
         self.trace = [Event("score", 1, tokens.numel(), digest(self.model))]
-        self._score_chunk(forward_of(self.model, self.compiled), padded, chunk, scores)
+        self._score_chunk(forward_of(self.model), padded, chunk, scores)
         self.waited = meet(scores.device)
         return gather(scores)
 
@@ -117,7 +115,7 @@ class SlidingScorer:
         padded, _ = self._prepare(tokens, position)
         first = self.windows.holding(position) // self.windows.rows * self.windows.rows
         with torch.no_grad():
-            return self.windows.distribution(forward_of(self.model, self.compiled), padded, first, position)
+            return self.windows.distribution(forward_of(self.model), padded, first, position)
 
     def _prepare(self, tokens: Tensor, position: int = 1) -> tuple[Tensor, Tensor]:
         """The padded stream and room for its scores, on the model's device."""
@@ -155,7 +153,6 @@ class TestTimeTrainer(SlidingScorer):
         model: as for :class:`SlidingScorer`.
         config: the eval section.
         deadline: moment of ``time.monotonic()`` by which all shall be scored: training ends in time for that.
-        compiled: run both passes through ``torch.compile``.
         on_scored: told of progress.
     """
 
@@ -167,10 +164,9 @@ class TestTimeTrainer(SlidingScorer):
         config: Eval,
         *,
         deadline: float = math.inf,
-        compiled: bool = False,
         on_scored: OnScored | None = None,
     ) -> None:
-        super().__init__(model, config, compiled=compiled, on_scored=on_scored)
+        super().__init__(model, config, on_scored=on_scored)
         chunk_windows = math.ceil(config.ttt_chunk_tokens / config.stride)
         self.windows = Windows(config.seq_len, config.stride, min(config.batch_windows, chunk_windows))
         self.deadline = deadline
@@ -204,7 +200,7 @@ class TestTimeTrainer(SlidingScorer):
             DataError: as :meth:`SlidingScorer.score`.
         """
         padded, scores = self._prepare(tokens)
-        learner = Learner(self.model, self.config, self.compiled)
+        learner = Learner(self.model, self.config)
         self.trace, self.adapted, self.waited = [], 0, 0.0
         scoring = learning = 0.0  # seconds: of all scoring so far, of the longest lesson
         for chunk in self.chunks(tokens.numel()):
@@ -227,7 +223,7 @@ class TestTimeTrainer(SlidingScorer):
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``, after learning from the chunks before it and no more."""
         padded, _ = self._prepare(tokens, position)
-        learner = Learner(self.model, self.config, self.compiled)
+        learner = Learner(self.model, self.config)
         window = self.windows.holding(position)
         for chunk in self.chunks(tokens.numel()):
             if window < chunk.stop:
@@ -243,7 +239,6 @@ def make_scorer(
     config: Eval,
     *,
     deadline: float = math.inf,
-    compiled: bool = False,
     traced: bool = False,
     on_scored: OnScored | None = None,
 ) -> Evaluator:
@@ -252,9 +247,9 @@ def make_scorer(
     if config.ttt == "lora":
         scorer = DocumentScorer(model, config, deadline=deadline, traced=traced, on_scored=on_scored)
     elif config.ttt == "sgd":
-        scorer = TestTimeTrainer(model, config, deadline=deadline, compiled=compiled, on_scored=on_scored)
+        scorer = TestTimeTrainer(model, config, deadline=deadline, on_scored=on_scored)
     else:
-        scorer = SlidingScorer(model, config, compiled=compiled, on_scored=on_scored)
+        scorer = SlidingScorer(model, config, on_scored=on_scored)
     return TiltedScorer(scorer) if config.tilt else scorer
 
 
@@ -265,7 +260,6 @@ def evaluate(
     config: Eval,
     *,
     deadline: float | None = None,
-    compiled: bool = False,
 ) -> dict[str, Any]:
     """Score ``tokens`` (T,) the final way, and in the ways that show what was gained.
 
@@ -279,7 +273,6 @@ def evaluate(
         byte_table: bytes of each target.
         config: the eval section.
         deadline: moment of ``time.monotonic()`` by which to end learning; None: ``budget_seconds`` from now.
-        compiled: run the windows' forward pass through ``torch.compile``.
 
     Returns:
         ``final_bpb``, ``plain_bpb``, ``sliding_bpb``, ``roundtrip_bpb``, and with ``tilt`` ``untilted_bpb``; ``nats``,
@@ -304,17 +297,16 @@ def evaluate(
             bar.advance(0.0, f"{name} {totals[name].bits_per_byte:.4f} bpb")
             seconds[name], waited[name] = time.perf_counter() - start, scorer.waited
 
-        shared: dict[str, Any] = {"compiled": compiled, "on_scored": bar.advance}
-        scorer = make_scorer(model, config, deadline=deadline, **shared)
+        scorer = make_scorer(model, config, deadline=deadline, on_scored=bar.advance)
         scored("final", scorer)
         if config.tilt and isinstance(scorer, TiltedScorer):
             nll["untilted"], totals["untilted"] = -scorer.untilted, total(-scorer.untilted, counts)
         if config.ttt != "none":
-            scored("sliding", SlidingScorer(model, config, **shared))
+            scored("sliding", SlidingScorer(model, config, on_scored=bar.advance))
         if config.ttt == "lora":
             scored("plain", DocumentScorer(model, config, adapts=False, on_scored=bar.advance))
         if config.stride < config.seq_len:
-            scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, **shared))
+            scored("roundtrip", SlidingScorer(model, config, stride=config.seq_len, on_scored=bar.advance))
     same = {"sliding": "untilted" if config.tilt else "final", "plain": "sliding", "roundtrip": "sliding"}
     for name, other in same.items():
         nll.setdefault(name, nll[other])

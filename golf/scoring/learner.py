@@ -99,12 +99,12 @@ class Learner:
     torch.optim would import torch's compiler to do that: 1.5 s of every start of the program.
     """
 
-    def __init__(self, model: nn.Module, config: Eval, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, config: Eval) -> None:
         self.config = config
         self.model = copy.deepcopy(model)
         self.parameters = [parameter.requires_grad_(True) for parameter in self.model.parameters()]
         self.momentum = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.forward = forward_of(self.model, compiled)
+        self.forward = forward_of(self.model)
         self.waited = 0.0  # seconds for the other ranks
 
     def learn(self, tokens: Tensor) -> None:

@@ -138,9 +138,8 @@ class RecordedForward:
         return record(lambda: nll.copy_(self._nll(own)), pool), own, nll
 
 
-def forward_of(model: nn.Module, compiled: bool) -> Forward:
-    """The model's forward pass, through ``torch.compile`` if so wished, recorded where our kernels compute it."""
-    if getattr(model, "kernels", False) and not compiled and next(model.parameters()).is_cuda:
+def forward_of(model: nn.Module) -> Forward:
+    """The model's forward pass, recorded where our kernels compute it on a GPU."""
+    if getattr(model, "kernels", False) and next(model.parameters()).is_cuda:
         return RecordedForward(model)
-    run: Any = torch.compile(model, dynamic=False) if compiled else model
-    return run
+    return model

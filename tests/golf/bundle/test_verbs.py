@@ -11,11 +11,9 @@ import torch
 import yaml
 
 from golf.bundle import program, scoring, training
-from golf.bundle.scoring import repays
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
-from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, FairwayError, MissingInput
 from tests.programs import arguments, with_artifact
@@ -50,20 +48,11 @@ def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_pa
     assert result["ranks"] == 1
 
 
-def test_windows_are_compiled_where_that_comes_back() -> None:
-    apart, close = Eval(seq_len=2048, stride=2048), Eval(seq_len=2048, stride=64)
-    assert not repays(47_851_521, apart, ranks=8)
-    assert repays(47_851_521, close, ranks=8)
-    assert repays(47_851_521, apart, ranks=1)
-
-
-@pytest.mark.parametrize(("kernels", "compiled"), [("auto", False), ("off", True)])
-def test_a_gpu_scores_with_the_kernels_or_compiles(world: Path, monkeypatch, kernels: str, compiled: bool) -> None:
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+def test_a_gpu_scores_with_the_kernels(world: Path, monkeypatch: pytest.MonkeyPatch, kernels: str) -> None:
     monkeypatch.setattr(scoring, "kernels_available", lambda device: (True, ""))
-    monkeypatch.setattr(scoring, "choose_compile", lambda hardware, device, kernels: (not kernels, ""))
     with scoring.opened(world / "model.golf", Hardware(device="cpu", kernels=kernels)) as subject:
-        assert subject.model.kernels is not compiled
-        assert subject.compiled is compiled
+        assert subject.model.kernels is (kernels == "auto")
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_windows_score_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Re
     config = dataclasses.replace(CONFIG, ttt=ttt, stride=8, batch_windows=4)
     expected = make_scorer(model, config).score(tokens)
     for module in ("evaluator", "learner"):
-        monkeypatch.setattr(f"golf.scoring.{module}.forward_of", lambda model, compiled: RecordedForward(model))
+        monkeypatch.setattr(f"golf.scoring.{module}.forward_of", RecordedForward)
     scorer = make_scorer(model, config)
     torch.testing.assert_close(scorer.score(tokens), expected, rtol=0, atol=1e-5)
     assert len(graphs) == (2 if masked else 1), "one for each room for documents"
