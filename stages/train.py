@@ -98,8 +98,8 @@ def train_totals(index: dict[str, Any]) -> tuple[int, int]:
     Raises:
         DataError: the index does not tell them.
     """
-    split = index["splits"].get("train", {}) if isinstance(index["splits"], dict) else {}
-    tokens, size = split.get("tokens"), split.get("bytes")
+    split = index["splits"].get("train")
+    tokens, size = (split.get("tokens"), split.get("bytes")) if isinstance(split, dict) else (None, None)
     if not (isinstance(tokens, int) and isinstance(size, int) and tokens > 0 and size > 0):
         raise DataError(
             f"{SHARDS}/shards.json: splits.train: found {tokens!r} tokens of {size!r} bytes, needed both, above 0",
