@@ -23,13 +23,19 @@ from golf.runtime.isolate import die_with
 from golf.train.connect import noted
 
 GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
-# torchrun, ended by the kernel with the process that started it.
+# torchrun, ended by the kernel with the process that started it. Of ranks that fail it has logged the exit codes, and
+# what ended them is told here: its own traceback says nothing more.
 TORCHRUN = """
 import sys
 from golf.runtime.isolate import die_with
 die_with(int(sys.argv.pop(1)))
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
-main()
+try:
+    main()
+except (ChildFailedError, SignalException):
+    sys.exit(1)
 """
 
 

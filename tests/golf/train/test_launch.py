@@ -107,6 +107,8 @@ def test_a_rank_s_error_is_the_last_line_and_the_exit_code(tmp_path: Path) -> No
     _, errors = process.communicate(timeout=120)
     assert process.returncode == Exit.DATA
     assert errors.splitlines()[-1] == "rank: shard 3: found 1, needed 2"
+    assert "exitcode: 65" in errors, "torchrun's word"
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow
@@ -123,6 +125,7 @@ def test_ranks_end_with_their_launcher_however_it_ends(tmp_path: Path, number: s
     if number != signal.SIGKILL:
         assert process.returncode == Exit.RETRY
         assert f"ended by {number.name}" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
     deadline = time.monotonic() + 45
     while any(alive(int(path.name)) for path in pids.iterdir()):
         assert time.monotonic() < deadline, "a rank outlived its launcher"
