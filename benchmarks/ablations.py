@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +27,16 @@ from golf.runtime.device import prepare
 from golf.runtime.errors import ConfigError, run_main
 from golf.runtime.files import write_json
 from golf.train.loop import train
-from golf.train.plan import TrainConfig
+from golf.train.plan import TrainConfig, check
+
+Configs = dict[str | None, TrainConfig]
 
 # What the published scripts do, by the name of what corrects it; docs/model.md has the sources.
 PUBLISHED = {
     "late_qat": ("train.qat_share=0",),  # its switch was never on
     "bos_mask": ("model.bos_mask=false",),  # the smear gate mixes documents
     "skip_binding": ("model.skip_binding=position",),  # slots change their layers when the loop turns on
-    "document_mask": ("model.document_mask=false",),
+    "document_mask": ("model.document_mask=false", "train.pack=windows"),
     "grad_clip": ("optim.grad_clip=0",),  # each rank clipped its own gradient; the last recipes none
     "polar_express": ("optim.newton_schulz=stock",),
     "row_normalize": ("optim.row_normalize=false",),
@@ -68,20 +71,35 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     parsed = parser.parse_args()
     common = [*([] if parsed.profile else SMALL), *parsed.set]
-    base = configuration(parsed.profile, common, parsed.shards)
-    if base.train.steps >= 1_000_000:
-        raise ConfigError("the profile's clock would decide", hint="--set train.steps=1000")
+    configs = without_each(parsed.only or PUBLISHED, parsed.profile, common, parsed.shards)
     table = ByteTable.load(parsed.tokenizer / "bytes.safetensors")
-    heldout = heldout_text(base, table, parsed.heldout_tokens)
+    heldout = heldout_text(configs[None], table, parsed.heldout_tokens)
     rows: dict[str, list[Score]] = {}
-    for name in [None, *(parsed.only or PUBLISHED)]:
-        config = configuration(parsed.profile, [*common, *(PUBLISHED[name] if name else ())], parsed.shards)
-        if name and replace(config, seed=base.seed) == base:
-            raise ConfigError(f"{name}: these parameters do not have it", hint="--only another")
+    for name, config in configs.items():
         rows[name or "all"] = [score(replace(config, seed=seed), heldout) for seed in parsed.seeds]
         print(line(name, rows), flush=True)
-    if parsed.out:
-        write_json(parsed.out, {"profile": parsed.profile, "set": common, "seeds": parsed.seeds, "rows": rows})
+        if parsed.out:  # anew after each row: the next one may take hours, and fail
+            write_json(parsed.out, {"profile": parsed.profile, "set": common, "seeds": parsed.seeds, "rows": rows})
+
+
+def without_each(names: Iterable[str], profile: str | None, common: list[str], shards: Path) -> Configs:
+    """The run with everything, by None, and each without one correction, by its name; all can be trained.
+
+    Raises:
+        ConfigError: one is not in the profile's parameters, or what is left cannot be trained.
+    """
+    base = configuration(profile, common, shards)
+    if base.train.steps >= 1_000_000:
+        raise ConfigError("the profile's clock would decide", hint="--set train.steps=1000")
+    changed = {name: configuration(profile, [*common, *keys], shards) for name, keys in PUBLISHED.items()}
+    fitting = [f"--only {name}" for name, config in changed.items() if config != base]
+    for name in names:
+        if changed[name] == base:
+            raise ConfigError(f"{name}: these parameters do not have it", hint=" ".join(fitting))
+    configs: Configs = {None: base, **{name: changed[name] for name in names}}
+    for config in configs.values():
+        check(config)
+    return configs
 
 
 def heldout_text(config: TrainConfig, table: ByteTable, tokens: int) -> HeldOut:

@@ -31,6 +31,7 @@ from golf.params.optim import Optim
 from golf.params.tokenizer import Tokenizer
 from golf.params.train import Train
 from golf.runtime.device import peak_memory
+from golf.runtime.errors import ConfigError, run_main
 from golf.runtime.files import write_json
 from golf.train.connect import connect
 from golf.train.distributed import world_size
@@ -53,10 +54,12 @@ def main() -> None:
     parser.add_argument("--profile", help="overlay in profiles/; none: params.yaml as it is")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.pack=windows")
     parser.add_argument("--shards", type=Path, required=True, help="folder with train_*.bin")
-    parser.add_argument("--steps", type=int, default=10, help="of a timed block (default: 10)")
+    parser.add_argument("--steps", type=int, default=10, help="of a timed block, 1 or more (default: 10)")
     parser.add_argument("--kernels", action="store_true", help="sum the GPU's time by kind of kernel")
     parser.add_argument("--out", type=Path, help="JSON to write")
     parsed = parser.parse_args()
+    if parsed.steps < 1:
+        raise ConfigError(f"--steps: found {parsed.steps}, needed 1 or more")
     config = configuration(parsed.profile, parsed.set, parsed.shards)
     check(config)
     plan = make_plan(config.train, config.hardware, world_size(), config.model.loop_passes)
@@ -72,13 +75,24 @@ def main() -> None:
 
 
 def configuration(profile: str | None, changes: list[str], shards: Path) -> TrainConfig:
-    """params.yaml, the profile laid over it, and the changes over both."""
+    """params.yaml, the profile laid over it, and the changes over both.
+
+    Raises:
+        ConfigError: a change is no YAML, or of no parameter.
+    """
+    import yaml
+
     document = read_document(Path("params.yaml"))
     overlays = [read_document(Path("profiles") / f"{profile}.yaml")] if profile else []
     for change in changes:
         key, _, value = change.partition("=")
         section, _, name = key.partition(".")
-        overlays.append({section: {name: parse_yaml(value)}})
+        try:
+            overlays.append({section: {name: parse_yaml(value)}})
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(document.get(section), dict):
+            raise ConfigError(f"--set {change}: no section {section!r}", hint="--set train.steps=1000")
     for overlay in overlays:
         for section, values in overlay.items():
             if isinstance(values, dict):
@@ -233,4 +247,4 @@ def report(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main("train_step", main)

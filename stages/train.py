@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from golf.data.shards import load_index
+from golf.model.attention import choose_backend
 from golf.params.base import check_every_section, load
 from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
 from golf.params.train import Train
 from golf.runtime.apart import ask
+from golf.runtime.device import uses_gpu
 from golf.runtime.errors import DataError, run_main
 from golf.runtime.files import write_bytes
 from golf.runtime.place import top_folder
@@ -65,6 +67,7 @@ def main() -> None:
         processes, reason = choose_processes(config.train, config.hardware)
         make_plan(config.train, config.hardware, processes, config.model.loop_passes)
         check(config)
+        choose_backend(config.hardware.attention, "cuda" if uses_gpu(config.hardware) else "cpu")
         if processes > 1:
             print(f"train: {processes} processes: {reason}", file=sys.stderr, flush=True)
             launch("stages.train", ["--seed", str(arguments.seed)], processes, config.hardware.threads)
@@ -98,8 +101,8 @@ def train_totals(index: dict[str, Any]) -> tuple[int, int]:
     Raises:
         DataError: the index does not tell them.
     """
-    split = index["splits"].get("train", {}) if isinstance(index["splits"], dict) else {}
-    tokens, size = split.get("tokens"), split.get("bytes")
+    split = index["splits"].get("train")
+    tokens, size = (split.get("tokens"), split.get("bytes")) if isinstance(split, dict) else (None, None)
     if not (isinstance(tokens, int) and isinstance(size, int) and tokens > 0 and size > 0):
         raise DataError(
             f"{SHARDS}/shards.json: splits.train: found {tokens!r} tokens of {size!r} bytes, needed both, above 0",

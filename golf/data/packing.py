@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from golf.data.loader import Rows, Stream, permute
 from golf.runtime.errors import DataError
-from golf.runtime.files import whole_file
+from golf.runtime.files import write_npy
 
 BLOCK = 1024  # documents between two of the token counts that an epoch keeps
 AT_ONCE = 64  # blocks that are counted at a time
@@ -40,7 +41,8 @@ def document_starts(stream: Stream, bos_id: int, cache: Path | None = None) -> n
         DataError: there is no BOS.
     """
     if cache is not None and cache.is_file():
-        return np.load(cache, mmap_mode="r", allow_pickle=False)
+        with suppress(ValueError, EOFError):  # cut short: looked for again
+            return np.load(cache, mmap_mode="r", allow_pickle=False)
     bases = np.cumsum([0] + [shard.size for shard in stream.shards])
     with ThreadPoolExecutor(SCANNERS) as pool:
         places = list(pool.map(lambda shard: np.flatnonzero(shard == bos_id), stream.shards))
@@ -54,8 +56,7 @@ def document_starts(stream: Stream, bos_id: int, cache: Path | None = None) -> n
     if cache is None:
         return starts
     try:
-        with whole_file(cache) as temporary, temporary.open("wb") as file:
-            np.save(file, starts, allow_pickle=False)
+        write_npy(cache, starts)
     except OSError:  # a full or unwritable disk: every rank and run looks for itself
         return starts
     return np.load(cache, mmap_mode="r", allow_pickle=False)

@@ -149,7 +149,10 @@ def load_index(folder: Path | str) -> dict[str, Any]:
         index = read_json(path)
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}", hint="dvc repro --force tokenize") from None
-    missing = {"vocab_size", "bos_id", "splits"} - set(index if isinstance(index, dict) else ())
-    if missing:
-        raise DataError(f"{path}: {', '.join(sorted(missing))} missing", hint="dvc repro --force tokenize")
+    for name, kind in (("vocab_size", int), ("bos_id", int), ("splits", dict)):
+        found = index.get(name) if isinstance(index, dict) else None
+        if type(found) is not kind:
+            raise DataError(
+                f"{path}: {name}: found {found!r}, needed {kind.__name__}", hint="dvc repro --force tokenize"
+            )
     return index

@@ -43,12 +43,21 @@ def main() -> None:
     if not Path(baseline).is_file():
         raise MissingInput(f"stats.baseline: {baseline}: no such file", hint="ls golf/stats/baselines")
     transform = next(section.transform for section in checked if isinstance(section, Tokenizer))
-    made = read_json(SHARDS).get("transform", "none") if SHARDS.is_file() else transform
+    made = transform_of_shards(transform)
     if made != transform:
         raise ConfigError(
             f"tokenizer.transform: found {transform!r}, but {SHARDS} was made with {made!r}", hint="dvc repro tokenize"
         )
     print(f"params: {sum(len(fields(section)) for section in checked)} keys in {len(checked)} sections")  # type: ignore[arg-type, misc]
+
+
+def transform_of_shards(otherwise: str) -> str:
+    """What the shards were made with; ``otherwise`` where no index tells: a stage says what is wrong with that."""
+    try:
+        index = read_json(SHARDS)
+    except (OSError, ValueError):
+        return otherwise
+    return index.get("transform", "none") if isinstance(index, dict) else otherwise
 
 
 if __name__ == "__main__":

@@ -106,17 +106,17 @@ def to_dict(section: Section) -> dict[str, Any]:
 
 
 def load_seeds(path: Path | str = PARAMS_FILE) -> list[int]:
-    """The seeds of the run: distinct non-negative integers.
+    """The seeds of the run: distinct integers from 0 to 2^63 - 1, what torch takes.
 
     Raises:
         ConfigError: the list is empty, repeats a seed, or holds something else.
     """
     seeds = read_document(Path(path)).get("seeds")
-    known = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    known = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 1 << 63 for seed in seeds)
     if known and seeds and len(set(seeds)) == len(seeds):
         return list(seeds)
     raise ConfigError(
-        f"{path}: seeds: found {seeds!r}, needed distinct non-negative integers",
+        f"{path}: seeds: found {seeds!r}, needed distinct non-negative integers below 2^63",
         hint="dvc exp run -S 'seeds=[42,314,999]'",
     )
 

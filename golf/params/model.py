@@ -71,16 +71,12 @@ class Model(Section):
         )
         self.require(self.rope_base > 1, "rope_base", "above 1", 10_000.0)
         self.require(0 <= self.xsa_layers <= self.num_layers, "xsa_layers", f"0 to {self.num_layers}", 0)
-        self.require(
-            0 <= self.value_embed_layers <= self.num_layers,
-            "value_embed_layers",
-            f"0 to {self.num_layers}",
-            1,
-        )
+        fits = not self.value_embed_dim or 0 <= self.value_embed_layers <= self.num_layers
+        self.require(fits, "value_embed_layers", f"0 to {self.num_layers}", 1)
         self.require(self.bigram_buckets == 0 or self.bigram_buckets >= 2, "bigram_buckets", "0 (off) or 2+", 0)
         reads = self.attention_gate in ("double", "sparse") or (self.smear_gate and self.smear_kind == "token")
-        most = self.dim if reads else max(self.dim, self.gate_inputs)
-        self.require(1 <= self.gate_inputs <= most, "gate_inputs", f"1 to dim ({self.dim})", min(12, self.dim))
+        fits = not reads or 1 <= self.gate_inputs <= self.dim
+        self.require(fits, "gate_inputs", f"1 to dim ({self.dim})", min(12, self.dim))
         self._check_depth()
 
     def _check_depth(self) -> None:

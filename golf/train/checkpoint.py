@@ -7,6 +7,7 @@ and the one before it is kept: whatever kills the run, and whenever, one of the 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -28,6 +29,8 @@ from golf.runtime.files import whole_file
 
 FORMAT = 2  # 2: with the place in the data
 KEPT = 2
+WRITTEN = ("model/", "averages/")  # parts of a state that the run writes at its end
+MARGIN = 1 << 20  # bytes of the disk beside their numbers: the heads of files, the reports
 # The code that determines the weights, relative to the package.
 SOURCES = ("model", "optim", "train", "data/loader.py", "data/packing.py", "data/shards.py", "quant/grid.py")
 SAMPLE_BYTES = 1 << 20  # of a shard's start, middle and end: hashing 16 GB whole would cost a minute
@@ -120,11 +123,30 @@ class Store:
             self._say(f"{path}: not written: {bad[0]} is not finite after step {checkpoint.step}")
             return
         try:
+            self._make_room(checkpoint.tensors)
             write(path, checkpoint)
-            for old in self._paths()[:-KEPT]:
+            past = [known for known in self._paths() if _step(known) <= checkpoint.step]
+            for old in {*self._paths()} - {*past[-KEPT:]}:  # those of later steps could not be read
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             self._say(f"{path}: not written ({' '.join(str(error).split())}); training goes on without it")
+
+    def _make_room(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give up all checkpoints but the newest where the disk takes another one only then.
+
+        Raises:
+            OSError: it does not even then, beside the weights and averages that the run will write at its end.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = sum(value.nbytes for value in tensors.values())
+        weights = sum(value.nbytes for name, value in tensors.items() if name.startswith(WRITTEN))
+        free, needed, older = shutil.disk_usage(self.folder).free, own + weights + MARGIN, self._paths()[:-1]
+        if free >= needed:
+            return
+        if free + sum(path.stat().st_size for path in older) < needed:
+            raise OSError(errno.ENOSPC, f"{free:,} bytes free, needed {needed:,}: {weights:,} for the run's result")
+        for path in older:
+            path.unlink()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"), key=_step)

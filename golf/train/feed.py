@@ -14,6 +14,7 @@ from torch import Tensor
 
 from golf.data.loader import Loader, Rows
 from golf.model.attention import Documents
+from golf.runtime.errors import DataError
 from golf.train.distributed import Ranks
 
 READ_AHEAD = 2  # steps
@@ -60,14 +61,15 @@ class Feed:
         loader: of the rows.
         ranks: who takes which part, and the device they go to. For a GPU a thread reads and pins ``READ_AHEAD``
             steps meanwhile; a CPU has no core to spare for that.
+        vocab_size: tokens beyond it are refused here: a GPU would fail on them in words of its own.
 
     Attributes:
         waited: seconds that the host waited for data, in all.
         pairs: query and key positions that met in attention, in all of this rank's rows.
     """
 
-    def __init__(self, loader: Loader, ranks: Ranks) -> None:
-        self._loader, self._ranks = loader, ranks
+    def __init__(self, loader: Loader, ranks: Ranks, vocab_size: int) -> None:
+        self._loader, self._ranks, self._vocab_size = loader, ranks, vocab_size
         self._pool = ThreadPoolExecutor(1, "feed") if ranks.device.type == "cuda" else None
         self._ahead: deque[tuple[Request, Future[Rows]]] = deque()
         self.waited, self.pairs = 0.0, 0
@@ -105,6 +107,12 @@ class Feed:
     def _read(self, request: Request) -> Rows:
         share = request.rows // self._ranks.count
         rows = self._loader.read(request.first + self._ranks.index * share, share, request.seq_len)
+        if int(rows.tokens.max()) >= self._vocab_size:
+            raise DataError(
+                f"row {request.first}: found token {int(rows.tokens.max())}, needed 0 to {self._vocab_size - 1}: "
+                "another tokenizer wrote this shard",
+                hint="dvc repro --force tokenize",
+            )
         if self._pool is None:
             return rows
         return rows._replace(

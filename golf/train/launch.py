@@ -23,14 +23,24 @@ from golf.runtime.isolate import die_with
 from golf.train.connect import noted
 
 GRACE_SECONDS = 40.0  # torchrun gives its ranks 30 s to end before it kills them
-# torchrun, ended by the kernel with the process that started it.
+# torchrun, ended by the kernel with the process that started it. Of ranks that fail it has logged the exit codes, and
+# what ended them is told here: its own traceback says nothing more.
 TORCHRUN = """
 import sys
 from golf.runtime.isolate import die_with
 die_with(int(sys.argv.pop(1)))
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
-main()
+try:
+    main()
+except ChildFailedError as error:
+    sys.exit(137 if any(rank.exitcode == -9 for rank in error.failures.values()) else 1)
+except SignalException:
+    sys.exit(1)
 """
+KILLED = 137  # what that says of a rank that the kernel killed, in a shell's words
+LOST = "by peer"  # in the words of gloo, of a rank whose peer has gone
 
 
 def launch(module: str, arguments: Sequence[str], processes: int, threads: int) -> None:
@@ -81,14 +91,14 @@ def reported(work: Callable[[], None], failure: Path | None) -> int:
 
 
 def _cause(failure: Path, code: int) -> FairwayError:
-    if not failure.is_file():
+    cause = read_json(failure) if failure.is_file() else None
+    if cause is None or (code == KILLED and LOST in cause["message"]):
         return FairwayError(
             f"torchrun: exit code {code}, and no rank could say why: one was killed, as the kernel does when memory "
             "runs out",
             hint="the same command again, or train.micro_batch_tokens with half of its value",
             code=Exit.RETRY,
         )
-    cause = read_json(failure)
     known = Exit(cause["code"]) if cause["code"] in set(Exit) else Exit.FAILURE
     return FairwayError(str(cause["message"]), code=known)
 

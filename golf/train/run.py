@@ -101,7 +101,7 @@ def set_up(config: TrainConfig, plan: Plan, ranks: Ranks) -> Run:
         forward=forward,
         captured=captured,
         state=TrainState(model, build_optimizer(model, config.optim, ranks, compiled=compiled), averages),
-        feed=Feed(loader, ranks),
+        feed=Feed(loader, ranks, config.vocab_size),
         curve=Curve(ranks, train.spike_nats),
         meter=Meter(device, ranks.count, peak_flops(name), captured),
         store=store,

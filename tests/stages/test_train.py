@@ -86,9 +86,12 @@ def test_the_reserve_is_what_a_dry_run_of_the_stages_that_follow_measures(tmp_pa
         ("no shards", Exit.NO_INPUT, r"data/shards/shards.json: no such file"),
         ("cuda", Exit.CONFIG, r"hardware.device=cuda: torch .* Try: "),
         ("totals", Exit.DATA, r"shards.json: splits.train: found 0 tokens of None bytes"),
+        ("no split", Exit.DATA, r"shards.json: splits.train: found None tokens of None bytes"),
+        ("no json", Exit.DATA, r"shards.json: not JSON"),
         ("unknown", Exit.CONFIG, r"unknown key train.stepz"),
         ("batch", Exit.DATA, r"6,000 tokens of the split 'train', a step needs 16,385"),
         ("ranks", Exit.CONFIG, r"16 windows of 16 do not divide among 3 processes"),
+        ("attention", Exit.CONFIG, r"hardware.attention=fa3: needs a CUDA device, found cpu. Try: "),
         ("strict", Exit.CONFIG, r"strict_clock: found 1 process, needed train.gpus = 8"),
     ],
 )
@@ -97,6 +100,7 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(tmp_path: Path, change
         pytest.skip("a GPU is there")
     hardware: dict[str, dict[str, Any]] = {
         "cuda": {"device": "cuda"}, "ranks": {"processes": 3}, "strict": {"strict_clock": True},
+        "attention": {"attention": "fa3", "device": "cpu", "processes": 2},
     }  # fmt: skip
     train: dict[str, dict[str, Any]] = {
         "batch": {"batch_tokens": 16384}, "unknown": {"stepz": 3}, "strict": {"steps": 0, "gpus": 8, "seconds": 9.0},
@@ -104,15 +108,17 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(tmp_path: Path, change
     top = prepare(tmp_path, hardware.get(change), **train.get(change, {}))
     if change == "no shards":
         (top / "data/shards/shards.json").unlink()
-    if change == "totals":
-        index = {"vocab_size": 61, "bos_id": 1, "splits": {"train": {"tokens": 0}}}
-        (top / "data/shards/shards.json").write_text(json.dumps(index))
+    if change in ("totals", "no split", "no json"):
+        split = {"tokens": 0} if change == "totals" else None
+        index = json.dumps({"vocab_size": 61, "bos_id": 1, "splits": {"train": split}})
+        (top / "data/shards/shards.json").write_text(index[:-1] if change == "no json" else index)
     done = run(top)
     assert done.returncode == code, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("train: ")
     assert re.search(message, last), last
     assert "Traceback" not in done.stderr
+    assert "processes:" not in done.stderr, "no rank was started for it"
     assert not (top / "runs/train/42").exists()
 
 

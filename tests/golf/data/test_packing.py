@@ -1,5 +1,6 @@
 """Rows of documents: each document once an epoch, no segment of two, any row by its number."""
 
+import resource
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +62,27 @@ def test_documents_are_found_over_shards_and_kept(tmp_path: Path) -> None:
 def test_a_folder_that_takes_no_file_costs_nothing_but_the_next_scan(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert document_starts(text([4]), 1, tmp_path / "file" / "key.npy").tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("kept", [0, 60, 200, 1000])
+def test_what_was_kept_cut_short_is_found_again(tmp_path: Path, kept: int) -> None:
+    stream, cache = text([3] * 200), tmp_path / "key.npy"
+    expected = document_starts(stream, 1, cache).tolist()
+    cache.write_bytes(cache.read_bytes()[:kept])
+    assert document_starts(stream, 1, cache).tolist() == expected
+    assert document_starts(text([4]), 1, cache).tolist() == expected, "and kept whole"
+
+
+def test_a_disk_that_is_full_by_the_last_block_keeps_nothing(tmp_path: Path) -> None:
+    stream, cache = Stream([np.ones(2000, np.uint16)]), tmp_path / "key.npy"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, before[1]))  # of 16,136 bytes
+    try:
+        found = document_starts(stream, 1, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.size == 2001
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("seq_len", [16, 24, ROW])

@@ -132,9 +132,19 @@ def test_index(tmp_path: Path) -> None:
     index = {"vocab_size": 300, "bos_id": 1, "splits": {}}
     (tmp_path / "shards.json").write_text(json.dumps(index))
     assert load_index(tmp_path) == index
-    (tmp_path / "shards.json").write_text('{"vocab_size": 300}')
-    with pytest.raises(DataError, match="bos_id, splits missing"):
-        load_index(tmp_path)
+    for change, message in (
+        ({"bos_id": None}, "shards.json: bos_id: found None, needed int"),
+        ({"vocab_size": "300"}, "vocab_size: found '300', needed int"),
+        ({"vocab_size": True}, "vocab_size: found True, needed int"),
+        ({"splits": []}, "splits: found \\[\\], needed dict"),
+    ):
+        (tmp_path / "shards.json").write_text(json.dumps(index | change))
+        with pytest.raises(DataError, match=f"{message}.*Try: dvc repro --force tokenize"):
+            load_index(tmp_path)
+    for text in ('{"vocab_size": 300, "splits": {}}', "[]"):
+        (tmp_path / "shards.json").write_text(text)
+        with pytest.raises(DataError, match=r"(bos_id|vocab_size): found None, needed int"):
+            load_index(tmp_path)
     (tmp_path / "shards.json").write_text("[")
     with pytest.raises(DataError, match="not JSON"):
         load_index(tmp_path)

@@ -124,12 +124,18 @@ def test_the_passes_are_checked():
         ({**LOOP, "parallel": "two_lane", "parallel_from": 2}, "two lanes that begin before or behind the loop"),
         ({"smear_kind": "token", "gate_inputs": 33}, "gate_inputs: found 33, needed 1 to dim"),
         ({"rope_train_len": -1}, "rope_train_len: found -1"),
+        ({"value_embed_dim": 8, "value_embed_layers": 5}, "value_embed_layers: found 5, needed 0 to 4"),
     ],
     ids=str,
 )
 def test_impossible_depths_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         tiny(**values)
+
+
+def test_a_component_that_is_off_stands_in_nobody_s_way():
+    model = tiny(num_layers=1, xsa_layers=1, value_embed_layers=2, gate_inputs=99, smear_gate=False)
+    assert model(tokens()).isfinite().all()
 
 
 def test_each_pass_of_a_looped_layer_has_adapters_of_its_own():

@@ -125,12 +125,12 @@ def test_an_integer_is_taken_where_a_number_is_asked_for() -> None:
     assert from_dict(Train, {**to_dict(Train()), "seconds": 700}).seconds == 700.0
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1], [1, True], [-1], ["1"], [1.0], 42, None, [1, "1"]])
+@pytest.mark.parametrize("seeds", [[], [1, 1], [1, True], [-1], ["1"], [1.0], 42, None, [1, "1"], [1 << 63]])
 def test_bad_seeds_are_refused(tmp_path: Path, seeds: object) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump({"seeds": seeds}))
     with pytest.raises(
-        ConfigError, match=r"seeds: found .*, needed distinct non-negative integers. Try: dvc exp run -S"
+        ConfigError, match=r"seeds: found .*, needed distinct non-negative integers below 2\^63. Try: dvc exp run -S"
     ):
         load_seeds(path)
 

@@ -1,5 +1,7 @@
 import dataclasses
 import errno
+import re
+import shutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -117,7 +119,53 @@ def test_a_full_or_unwritable_disk_is_a_warning(tmp_path: Path, monkeypatch: pyt
     result = train(make_config(tmp_path, checkpoint_seconds=1e-9))
     assert result.curve == expected.curve
     assert result.checkpoints is not None
-    assert not result.checkpoints.exists()
+    assert not list(result.checkpoints.iterdir())
+
+
+def test_checkpoints_leave_the_disk_room_for_what_the_run_writes_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that took the weights when the run began, they would fill it, and the last step would find it full."""
+    tensors = {"model/w": torch.zeros(300_000), "averages/w": torch.zeros(300_000), "optimizer/w": torch.zeros(400_000)}
+    one, weights = 4_000_000, 2_400_000
+    disk = 0
+
+    def usage(folder: Path) -> shutil._ntuple_diskusage:
+        used = sum(path.stat().st_size for path in folder.iterdir())
+        return shutil._ntuple_diskusage(disk, used, disk - used)
+
+    def steps(folder: Path) -> list[int]:
+        with Store(folder, 0.0, lines.append) as store:
+            for step in range(1, 5):
+                store.save(step, 0.0, [], tensors)
+        return sorted(int(path.stem[5:]) for path in folder.iterdir())
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", usage)
+    lines: list[str] = []
+    head = 10_000
+    disk = 3 * one + weights + checkpoint.MARGIN + head
+    assert steps(tmp_path / "two") == [3, 4]
+    disk -= one
+    assert steps(tmp_path / "one") == [3, 4], "the older one has gone before the newest was written"
+    assert not lines
+    disk -= 2 * head
+    assert steps(tmp_path / "stale") == [1]
+    assert len(lines) == 3
+    assert re.search(r"step-00000002.*not written.*bytes free, needed [\d,]+: 2,400,000 for the run's result", lines[0])
+
+
+def test_damaged_ones_of_later_steps_do_not_push_out_what_is_written_now(tmp_path: Path) -> None:
+    for path in saved(tmp_path, range(20, 22)):
+        path.write_bytes(b"damaged")
+    lines: list[str] = []
+    with Store(tmp_path, 0.0, lines.append) as store:
+        assert store.latest() is None
+        store.save(3, 0.0, [], TENSORS)
+        store.save(4, 0.0, [], TENSORS)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "step-00000003.safetensors",
+        "step-00000004.safetensors",
+    ]
 
 
 def test_they_are_not_taken_more_often_than_asked(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import torch
 
 from golf.data.loader import Loader, Rows, Stream, WindowLoader
 from golf.data.packing import PackedLoader, document_starts
+from golf.runtime.errors import DataError
 from golf.train import feed
 from golf.train.distributed import Ranks
 from golf.train.feed import Batch, Feed, Request, attended
-from tests.golf.train.tiny import write_shards
+from tests.golf.train.tiny import VOCAB, write_shards
 
 
 def windows(folder: Path) -> Loader:
@@ -33,8 +34,8 @@ def ranks(index: int, count: int) -> Ranks:
 def test_the_union_over_ranks_is_the_same(tmp_path: Path, make: Any, count: int) -> None:
     loader = make(tmp_path)
     for first in (0, 8, 4000):
-        whole = Feed(loader, ranks(0, 1)).micro_batches(Request(first, 8, 16), 1)
-        feeds = [Feed(loader, ranks(index, count)) for index in range(count)]
+        whole = Feed(loader, ranks(0, 1), VOCAB).micro_batches(Request(first, 8, 16), 1)
+        feeds = [Feed(loader, ranks(index, count), VOCAB) for index in range(count)]
         shared = [batch for one in feeds for batch in one.micro_batches(Request(first, 8, 16), 1)]
         assert len(shared) == len(whole) == 8
         for found, expected in zip(shared, whole, strict=True):
@@ -49,11 +50,18 @@ def test_the_union_over_ranks_is_the_same(tmp_path: Path, make: Any, count: int)
 def test_a_micro_batch_holds_its_rows_at_any_length(tmp_path: Path) -> None:
     loader = windows(tmp_path)
     for seq_len, shape in ((32, (2, 32)), (16, (4, 16))):
-        batches = Feed(loader, ranks(0, 1)).micro_batches(Request(0, 8, seq_len), 2)
+        batches = Feed(loader, ranks(0, 1), VOCAB).micro_batches(Request(0, 8, seq_len), 2)
         assert [batch.tokens.shape for batch in batches] == [shape] * 4
         assert all(batch.tokens.dtype == batch.targets.dtype == torch.int64 for batch in batches)
         assert all(batch.tokens.is_contiguous() and batch.targets.is_contiguous() for batch in batches)
         assert all(torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1]) for batch in batches)
+
+
+def test_a_token_beyond_the_vocabulary_is_told_before_the_model_looks_it_up(tmp_path: Path) -> None:
+    """On a GPU the lookup fails as a CUDA error, which a scheduler would take for the machine's and try again."""
+    source = Feed(windows(tmp_path), ranks(0, 1), VOCAB - 1)
+    with pytest.raises(DataError, match=r"row 8: found token 60, needed 0 to 59: another tokenizer .*Try: dvc repro"):
+        source.micro_batches(Request(8, 100, 32), 1)
 
 
 def test_attention_is_counted_by_segments() -> None:
@@ -90,7 +98,7 @@ class Now:
 def test_two_steps_are_read_ahead_and_a_change_of_plan_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     loader = Recorder()
-    with Feed(loader, ranks(1, 2)) as found:
+    with Feed(loader, ranks(1, 2), 64) as found:
         found._pool = Now()  # type: ignore[assignment]
 
         def first_rows(*requests: Request) -> list[int]:

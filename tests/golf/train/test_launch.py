@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from golf.runtime.errors import ConfigError, DataError, Exit, FairwayError
+from golf.runtime.files import write_json
 from golf.train.connect import machine_failures
-from golf.train.launch import _cause, reported
+from golf.train.launch import KILLED, _cause, reported
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,12 +63,18 @@ def test_a_rank_leaves_word_of_what_ended_it(tmp_path: Path, monkeypatch: pytest
     assert noted["code"] == Exit.FAILURE
     assert noted["message"].startswith("rank failed: ZeroDivisionError: ")
     assert _cause(tmp_path / "none.json", 1).code == Exit.RETRY
+    lost = {"code": 75, "message": "the machine failed: Read error: Connection reset by peer"}
+    write_json(word, lost)
+    assert "reset by peer" in str(_cause(word, 1))
+    assert "one was killed" in str(_cause(word, KILLED)), "which is the cause, and not what its peer says of it"
+    write_json(word, {"code": 75, "message": "the machine failed: no first exchange"})
+    assert "first exchange" in str(_cause(word, KILLED)), "it killed itself, and has said why"
     with pytest.raises(DataError):
         reported(lambda: fail(DataError("alone")), None)
 
 
 RANK = """
-import sys, time
+import os, sys, time
 from golf.runtime.errors import DataError, run_main
 from golf.train.launch import launch, reported
 from golf.train.distributed import started_by_torchrun
@@ -74,8 +82,13 @@ from pathlib import Path
 def work():
     if sys.argv[1] == "fail":
         raise DataError("shard 3: found 1, needed 2")
+    if sys.argv[1] == "killed":
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), 9)
+        time.sleep(0.5)
+        raise RuntimeError("gloo: Read error: Connection reset by peer")
     Path(sys.argv[2]).mkdir(exist_ok=True)
-    (Path(sys.argv[2]) / str(__import__("os").getpid())).touch()
+    (Path(sys.argv[2]) / str(os.getpid())).touch()
     time.sleep(100)
 def main():
     if not started_by_torchrun():
@@ -107,6 +120,16 @@ def test_a_rank_s_error_is_the_last_line_and_the_exit_code(tmp_path: Path) -> No
     _, errors = process.communicate(timeout=120)
     assert process.returncode == Exit.DATA
     assert errors.splitlines()[-1] == "rank: shard 3: found 1, needed 2"
+    assert "exitcode: 65" in errors, "torchrun's word"
+    assert "Traceback" not in errors
+
+
+def test_a_rank_that_was_killed_is_told_and_not_that_another_one_lost_it(tmp_path: Path) -> None:
+    process = start(tmp_path, "killed")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == Exit.RETRY
+    last = errors.splitlines()[-1]
+    assert re.search(r"one was killed, as the kernel does when memory runs out. Try: .*micro_batch_tokens", last), last
 
 
 @pytest.mark.slow
@@ -123,6 +146,7 @@ def test_ranks_end_with_their_launcher_however_it_ends(tmp_path: Path, number: s
     if number != signal.SIGKILL:
         assert process.returncode == Exit.RETRY
         assert f"ended by {number.name}" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
     deadline = time.monotonic() + 45
     while any(alive(int(path.name)) for path in pids.iterdir()):
         assert time.monotonic() < deadline, "a rank outlived its launcher"
