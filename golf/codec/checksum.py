@@ -13,8 +13,9 @@ import numpy as np
 
 POLYNOMIAL = 0x82F63B78  # reflected 0x1EDC6F41
 LANES = 4096
-# 4-byte words that a lane reads of a block: few for what is short, many where the merge of the lanes would tell.
-WORDS = (8, 64, 512)
+# 4-byte words that a lane reads of a block: few for what is short, more where the merge of the lanes would tell, and
+# no more than stays in the cache.
+WORDS = (8, 64)
 # Below this a byte-by-byte loop is quicker than a block of mostly zeros.
 SCALAR = 4096
 

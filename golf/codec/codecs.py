@@ -14,6 +14,7 @@ from golf.runtime.errors import ConfigError, DataError
 # Properties of LZMA tried, as (lc, lp, pb): bits of the previous byte, of the position for literals, for matches.
 LZMA_PROPERTIES = ((0, 0, 0), (3, 0, 0))
 LZMA_DICTIONARIES = (1 << 16, 1 << 26)  # smallest and largest dictionary, bytes
+MOST = 1 << 20  # bytes taken at a time from a decoder that can be told so
 PIECE = 256  # bytes fed at a time to a decoder whose output can't be bounded: zstd makes at most 8 MiB of them
 BROTLI_PIECE = 16  # the same for brotli before 1.2, whose meta-blocks hold up to 16 MiB
 
@@ -23,7 +24,7 @@ class Codec:
     """``encode(data)`` gives the coded bytes; ``decode(coded, size)`` gives them back, or raises ``ValueError``."""
 
     encode: Callable[[bytes], bytes]
-    decode: Callable[[bytes, int], bytearray]
+    decode: Callable[[bytes | memoryview, int], bytearray]
 
 
 def encode(name: str, data: bytes) -> bytes:
@@ -38,7 +39,7 @@ def encode(name: str, data: bytes) -> bytes:
         raise _not_installed(name, error) from None
 
 
-def decode(name: str, coded: bytes, size: int, where: str) -> bytearray:
+def decode(name: str, coded: bytes | memoryview, size: int, where: str) -> bytearray:
     """Exactly ``size`` bytes out of ``coded``.
 
     Raises:
@@ -62,7 +63,7 @@ def _not_installed(what: str, error: ImportError) -> ConfigError:
     )
 
 
-def _collect(pieces: Iterator[bytes], size: int) -> bytearray:
+def _collect(pieces: Iterator[bytes | memoryview], size: int) -> bytearray:
     """Join ``pieces`` while they fit in ``size``."""
     out = bytearray()
     for piece in pieces:
@@ -78,7 +79,7 @@ def _store(data: bytes) -> bytes:
     return bytes(data)
 
 
-def _restore(coded: bytes, size: int) -> bytearray:
+def _restore(coded: bytes | memoryview, size: int) -> bytearray:
     return _collect(iter((coded,)), size)
 
 
@@ -89,7 +90,7 @@ def _brotli(data: bytes) -> bytes:
     return brotli.compress(data, quality=11, lgwin=window)
 
 
-def _unbrotli(coded: bytes, size: int) -> bytearray:
+def _unbrotli(coded: bytes | memoryview, size: int) -> bytearray:
     import brotli
 
     decoder = brotli.Decompressor()
@@ -97,12 +98,10 @@ def _unbrotli(coded: bytes, size: int) -> bytearray:
     def pieces() -> Iterator[bytes]:
         try:
             if hasattr(decoder, "can_accept_more_data"):
-                yield decoder.process(coded, output_buffer_limit=size + 1)
-                while not decoder.is_finished():
-                    piece = decoder.process(b"", output_buffer_limit=size + 1)
-                    if not piece:
-                        break
+                piece = decoder.process(coded, output_buffer_limit=MOST)
+                while piece:
                     yield piece
+                    piece = decoder.process(b"", output_buffer_limit=MOST)
             else:
                 for start in range(0, len(coded), BROTLI_PIECE):
                     yield decoder.process(coded[start : start + BROTLI_PIECE])
@@ -116,7 +115,7 @@ def _unbrotli(coded: bytes, size: int) -> bytearray:
 
 def _lzma_filters(lc: int, lp: int, pb: int, size: int) -> list[dict[str, int]]:
     smallest, largest = LZMA_DICTIONARIES
-    dictionary = min(largest, max(smallest, 1 << max(size - 1, 0).bit_length()))
+    dictionary = min(largest, max(smallest, size))
     return [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
 
 
@@ -130,7 +129,7 @@ def _lzma(data: bytes) -> bytes:
     return min(results, key=len)
 
 
-def _unlzma(coded: bytes, size: int) -> bytearray:
+def _unlzma(coded: bytes | memoryview, size: int) -> bytearray:
     if not coded:
         raise ValueError("it is empty")
     rest, lc = divmod(coded[0], 9)
@@ -141,9 +140,10 @@ def _unlzma(coded: bytes, size: int) -> bytearray:
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
     def pieces() -> Iterator[bytes]:
-        yield decoder.decompress(coded[1:], size + 1)
-        if not decoder.eof:  # the end marker may stand behind the last byte
-            yield decoder.decompress(b"", 1)
+        rest = coded[1:]
+        while rest or not (decoder.eof or decoder.needs_input):
+            yield decoder.decompress(rest, MOST)
+            rest = b""
         if not decoder.eof or decoder.unused_data:
             raise ValueError("its end marker is not at its end")
 
@@ -165,7 +165,7 @@ def _zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
 
 
-def _unzstd(coded: bytes, size: int) -> bytearray:
+def _unzstd(coded: bytes | memoryview, size: int) -> bytearray:
     import zstandard
 
     window = max(1 << 10, 1 << size.bit_length())

@@ -37,10 +37,10 @@ from golf.codec.streams import (
     LAYOUTS,
     MAX_DIMENSIONS,
     ArraySpec,
+    in_rows,
     lay,
     layouts_of,
     plan,
-    row_bytes,
     spec_of,
     stream_name,
     unlay,
@@ -150,7 +150,7 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
     declared = sum(spec.bytes for stream in streams for spec in stream.specs)
     if declared > limit:
         raise DataError(f"artifact: declares {declared:,} bytes of arrays, needed at most {limit:,}")
-    body = blob[start:]
+    body: bytes | memoryview = memoryview(blob)[start:]
     carried = _carried(streams)
     coded_bytes = sum(stream.coded_bytes for stream in streams)
     if coded_bytes != len(body) + carried:
@@ -167,8 +167,8 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
                 raise DataError(f"{where}: its lanes carry more than follows it")
             body, start = rides[:carried] + body[start:], 0
         else:
-            data = decode_stream(stream.codec, coded, sum(spec.bytes for spec in stream.specs), where)
-            found = unlay(stream.specs, data, stream.layout)
+            size = sum(spec.bytes for spec in stream.specs)
+            found = unlay(stream.specs, decode_stream(stream.codec, coded, size, where), stream.layout)
         if _checksum(coded, found) != stream.crc:
             raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")
         arrays.update({spec.name: array for spec, array in zip(stream.specs, found, strict=True)})
@@ -297,8 +297,8 @@ def _carried(streams: Sequence[_Stream]) -> int:
     return min(CARRIED * lanes_of(streams[0].specs), sum(stream.coded_bytes for stream in streams[1:]))
 
 
-def _checksum(coded: bytes, arrays: Iterable[np.ndarray]) -> int:
+def _checksum(coded: bytes | memoryview, arrays: Iterable[np.ndarray]) -> int:
     crc = crc32c(coded)
     for array in arrays:
-        crc = crc32c(row_bytes(array), crc)
+        crc = crc32c(in_rows(array), crc)
     return crc

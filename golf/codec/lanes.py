@@ -41,7 +41,7 @@ def lanes_of(specs: Sequence[ArraySpec]) -> int:
     return max(spec.shape[1] for spec in specs)
 
 
-def read(specs: Sequence[ArraySpec], coded: bytes, where: str) -> tuple[list[np.ndarray], bytes]:
+def read(specs: Sequence[ArraySpec], coded: bytes | memoryview, where: str) -> tuple[list[np.ndarray], bytes]:
     """The matrices, and what the lanes carried: 4 bytes each.
 
     Raises:
@@ -53,9 +53,7 @@ def read(specs: Sequence[ArraySpec], coded: bytes, where: str) -> tuple[list[np.
         raise DataError(f"{where}: {len(coded):,} bytes do not hold {lanes_of(specs):,} lanes and their tables")
     model = decode_stream("brotli", coded[FRAME.size : states], size[1], where)
     try:
-        symbols, carried = decode_lanes(
-            memoryview(coded)[states:], bytes(model), [(s.shape[0], s.shape[1]) for s in specs]
-        )
+        symbols, carried = decode_lanes(coded[states:], bytes(model), [(s.shape[0], s.shape[1]) for s in specs])
     except (ValueError, IndexError) as error:
         raise DataError(f"{where}: not a rans stream of {sum(s.bytes for s in specs):,} bytes: {error}") from None
     ends = np.cumsum([spec.bytes for spec in specs])[:-1]

@@ -82,9 +82,9 @@ def _pattern(spec: ArraySpec) -> str:
     return re.sub(r"\d+", "*", spec.name)
 
 
-def row_bytes(array: np.ndarray) -> bytes:
-    """The items in row-major order, little-endian."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+def in_rows(array: np.ndarray) -> np.ndarray:
+    """``array`` contiguous in row-major order, little-endian: copied only where it is not."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
 
 
 def layouts_of(specs: Sequence[ArraySpec], layouts: Sequence[str]) -> list[str]:
@@ -98,17 +98,17 @@ def layouts_of(specs: Sequence[ArraySpec], layouts: Sequence[str]) -> list[str]:
 def lay(specs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], layout: str) -> bytes:
     """The bytes of a stream: its arrays one after the other, in ``layout``."""
     if layout == "column":
-        return b"".join(row_bytes(arrays[spec.name].T) for spec in specs)
-    data = b"".join(row_bytes(arrays[spec.name]) for spec in specs)
+        return b"".join(in_rows(arrays[spec.name].T).tobytes() for spec in specs)
+    data = b"".join(in_rows(arrays[spec.name]).tobytes() for spec in specs)
     if layout == "split":
         data = np.frombuffer(data, np.uint8).reshape(-1, specs[0].itemsize).T.tobytes()
     return data
 
 
-def unlay(specs: Sequence[ArraySpec], data: bytearray, layout: str) -> list[np.ndarray]:
+def unlay(specs: Sequence[ArraySpec], data: bytearray | np.ndarray, layout: str) -> list[np.ndarray]:
     """Invert :func:`lay`: arrays of the specs' shapes, writable, row-major."""
     if layout == "split":
-        data = bytearray(np.frombuffer(data, np.uint8).reshape(specs[0].itemsize, -1).T.tobytes())
+        data = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(specs[0].itemsize, -1).T)
     arrays, start = [], 0
     for spec in specs:
         shape = spec.shape[::-1] if layout == "column" else spec.shape
@@ -121,7 +121,7 @@ def unlay(specs: Sequence[ArraySpec], data: bytearray, layout: str) -> list[np.n
 
 def entropy_bytes(array: np.ndarray) -> float:
     """Order-0 empirical entropy in bytes: of the items where they are bytes, else of each byte of a word apart."""
-    columns = np.frombuffer(row_bytes(array), np.uint8).reshape(-1, array.dtype.itemsize)
+    columns = in_rows(array).view(np.uint8).reshape(-1, array.dtype.itemsize)
     bits = 0.0
     for i in range(columns.shape[1]):
         counts = np.bincount(columns[:, i], minlength=256)

@@ -152,7 +152,7 @@ def to_arrays(model: QuantizedModel) -> tuple[dict[str, Any], dict[str, np.ndarr
 def from_arrays(
     metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str = "artifact"
 ) -> QuantizedModel:
-    """The inverse of :func:`to_arrays`; the tensors own their memory.
+    """The inverse of :func:`to_arrays`; codes keep the memory of their array if it can be written to.
 
     Raises:
         DataError: an array is missing, unknown, of another dtype or shape, or holds what no quantiser writes.
@@ -225,7 +225,8 @@ def _matrix(
     if logarithmic or columns is not None:
         exponents = torch.from_numpy(np.zeros(codes.shape[-1:], np.int8) if columns is None else columns.copy())
     try:
-        return QuantizedTensor(torch.from_numpy(codes.copy(order="C")), rows, bits, exponents, states)
+        own = codes if codes.flags.carray else codes.copy()
+        return QuantizedTensor(torch.from_numpy(own), rows, bits, exponents, states)
     except (ConfigError, DataError) as error:
         raise DataError(f"{where}: {error}") from None
 

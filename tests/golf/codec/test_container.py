@@ -1,5 +1,6 @@
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,21 @@ def test_the_sum_of_many_streams_is_bounded_too() -> None:
 def test_the_caller_may_bound_it_further(small: tuple[bytes, Arrays]) -> None:
     with pytest.raises(DataError, match="needed at most 100"):
         decode(small[0], limit=100)
+
+
+@pytest.mark.parametrize("layout", ["row", "column"])
+@pytest.mark.parametrize("codec", ["rans", "brotli", "lzma", "zstd"])
+def test_decoding_takes_no_more_than_twice_the_declared_bytes(codec: str, layout: str) -> None:
+    random = np.random.default_rng(1)
+    arrays = {f"{i}.codes": random.normal(0, 2.4, (512, 1024)).round().astype(np.int8) for i in range(8)}
+    blob, reports = encode({}, arrays, [codec], [layout])
+    assert codec in {report.codec for report in reports}
+    tracemalloc.start()
+    found = decode(blob)[1]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert same(arrays, found)
+    assert peak < 2 * sum(array.nbytes for array in arrays.values())
 
 
 def test_only_the_metadata(small: tuple[bytes, Arrays]) -> None:

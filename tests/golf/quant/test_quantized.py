@@ -111,6 +111,13 @@ def test_arrays_that_cannot_be_written_to_are_copied() -> None:
     matrix.codes[0, 0] = 1
 
 
+def test_codes_that_can_be_written_to_are_not_kept_twice() -> None:
+    metadata, arrays = to_arrays(fast())
+    for name, tensor in from_arrays(metadata, arrays).tensors.items():
+        if isinstance(tensor, QuantizedTensor):
+            assert np.shares_memory(tensor.codes.numpy(), arrays[f"{name}.codes"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
