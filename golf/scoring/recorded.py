@@ -58,11 +58,9 @@ class Recorded:
         return part
 
     def load(self, past: Past) -> None:
-        """What the next pieces stand behind; the first time of the most rows."""
-        if self.past is None:
-            self.past = FixedPast(past)
-        else:
-            self.past.load(past)
+        """What the next pieces stand behind."""
+        self.past = self.past or FixedPast(past, len(self.adapters.values[0]))
+        self.past.load(past)
 
     def nll(self, tokens: Tensor) -> Tensor:
         """(R, L) nats of the targets in ``tokens`` (R, L + 1), from before the adapters learn from them."""

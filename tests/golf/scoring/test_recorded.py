@@ -73,6 +73,29 @@ def test_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Repl
     assert sum(graph.count for graph in graphs) > len(graphs), "used again"
 
 
+def test_more_documents_may_go_on_than_in_the_first_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first phase has one document of several pieces, the next one four."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    model, tokens = tiny(**EVERYTHING), stream([3, 3, 3, 92, 30, 31, 30, 33, 7])
+    config = dataclasses.replace(CONFIG, phase_tokens=100)
+    expected = DocumentScorer(model, config).score(tokens)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    torch.testing.assert_close(DocumentScorer(model, config).score(tokens), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cut", [25, 60, 150, 290, 400])
+def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """To the bit, though rows whose documents ended are read on into the next ones."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    model, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 200])
+    other = tokens.clone()
+    other[cut:] = torch.where(other[cut:] == BOS, BOS, 2 + (other[cut:] + 1) % (VOCAB - 2))
+    found, changed = (DocumentScorer(model, CONFIG).score(each) for each in (tokens, other))
+    assert torch.equal(found[: cut - 1], changed[: cut - 1])
+    assert not torch.equal(found[cut - 1 :], changed[cut - 1 :])
+
+
 @pytest.mark.parametrize("ttt", ["none", "sgd"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_windows_score_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], ttt: str, masked: bool) -> None:
