@@ -185,8 +185,7 @@ class Training:
         key = None if batch.documents is None else batch.documents.starts.shape
         if key not in self.recorded:
             own = batch.copy()
-            pool = next(iter(self.recorded.values()))[0].pool() if self.recorded else None
-            self.recorded[key] = (record(lambda: self.once(own), pool), own)
+            self.recorded[key] = (record(lambda: self.once(own), self.recorded.values()), own)
         graph, inputs = self.recorded[key]
 
         def replay() -> None:

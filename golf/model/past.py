@@ -63,31 +63,32 @@ class Past:
 class FixedPast(Past):
     """A past that stays in the same memory, piece after piece of one size: a CUDA graph can hold what reads it.
 
-    How many tokens there are is a number on the device; of the ``longest`` places of a row, those behind hold anything.
-    A piece may be of the first rows alone.
+    How many tokens there are is a number on the device; of the ``longest`` places of a row, those behind hold zeros or
+    what a piece left there. A piece may be of the first rows alone. First of all, :meth:`load` something.
 
     Args:
-        past: what gives the number of rows, and what it begins with: two tokens or more.
+        past: of such a model and length.
+        rows: the most that there will be.
     """
 
     length: Tensor
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, rows: int) -> None:
         super().__init__(past.longest)
         self.held = past.longest
-        self._tokens = past.tokens.clone()
-        self.length = torch.zeros((), dtype=torch.int64, device=self._tokens.device)
-        self._pairs = [(self._room(k), self._room(v)) for k, v in past._made]
-        self.load(past)
+        self._tokens = past.tokens.new_empty(rows, MIXED_BEFORE)
+        self.length = self._tokens.new_empty(())
+        self._pairs = [(self._room(k, rows), self._room(v, rows)) for k, v in past._made]
 
-    def _room(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0], self.longest, *x.shape[2:])
+    def _room(self, x: Tensor, rows: int) -> Tensor:
+        return x.new_empty(rows, self.longest, *x.shape[2:])
 
     def load(self, past: Past) -> None:
-        """Begin anew with what ``past`` holds, of as many rows or fewer."""
+        """Begin anew with what ``past`` holds, of so many rows or fewer, and of two tokens or more."""
         rows = len(past.tokens)
         for own, made in zip(self._pairs, past._made, strict=True):
             for room, x in zip(own, made, strict=True):
+                room.zero_()  # what is masked is multiplied by 0, which a NaN that another document left would outlive
                 room[:rows, : past.held] = x
         self.tokens[:rows] = past.tokens
         self.length.fill_(past.held)

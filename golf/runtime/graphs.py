@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,12 @@ import torch
 from golf.runtime.errors import ConfigError
 
 
-def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """``work`` as a graph, in the memory of ``pool`` where there is one; it is run once before.
+def record(work: Callable[[], object], others: Iterable[Sequence[Any]] = ()) -> torch.cuda.CUDAGraph:
+    """``work`` as a graph; it is run once before.
+
+    Args:
+        work: what is not to be waited for within.
+        others: each a graph first; they share their memory, so that one at a time is replayed.
 
     Raises:
         ConfigError: it does what a graph cannot hold.
@@ -25,6 +29,7 @@ def record(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph
     torch.cuda.empty_cache()  # what that took is not the graph's
     try:
         # The thread that reads ahead pins memory, and NCCL's asks after its work; neither belongs to the graph.
+        pool = next((other.pool() for other, *_ in others), None)
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             work()
     except RuntimeError as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,24 @@ EAGER = 2  # batches of a shape that are not worth recording it
 ENTRIES = 256  # room for segments is a multiple of this: few shapes
 
 
-class Step(NamedTuple):
-    """A recorded step of some number of rows."""
+Made = dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]]
+"""By the shapes of what is given: a graph, what it reads, what it writes."""
 
-    graph: torch.cuda.CUDAGraph
-    tokens: Tensor  # (R, L + 1): what it reads
-    nll: Tensor  # (R, L): what it writes
+
+def replayed(made: Made, nll: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """``nll(*given)`` (B, L) fp32, where ``given[1]`` is (B, L), in memory that the next call overwrites.
+
+    By the graph that was ``made`` of it, or it is made now; they share their memory.
+    """
+    key = tuple(each.shape for each in given)
+    if key in made:
+        graph, own, found = made[key]
+        torch._foreach_copy_(own, given)
+        graph.replay()
+    else:
+        own, found = [each.clone() for each in given], torch.empty_like(given[1], dtype=torch.float32)
+        made[key] = record(lambda: found.copy_(nll(*own)), made.values()), own, found
+    return found
 
 
 class Recorded:
@@ -44,7 +57,7 @@ class Recorded:
     def __init__(self, model: nn.Module, adapters: RowAdapters) -> None:
         self.model, self.adapters = model, adapters
         self.past: FixedPast | None = None
-        self._steps: dict[int, Step] = {}
+        self._made: Made = {}
 
     def begin(self, rows: int) -> RowAdapters:
         """The adapters of a new group of ``rows`` documents, which know nothing."""
@@ -58,36 +71,21 @@ class Recorded:
         return part
 
     def load(self, past: Past) -> None:
-        """What the next pieces stand behind; the first time of the most rows."""
-        if self.past is None:
-            self.past = FixedPast(past)
-        else:
-            self.past.load(past)
+        """What the next pieces stand behind."""
+        self.past = self.past or FixedPast(past, len(self.adapters.values[0]))
+        self.past.load(past)
 
     def nll(self, tokens: Tensor) -> Tensor:
         """(R, L) nats of the targets in ``tokens`` (R, L + 1), from before the adapters learn from them."""
-        if len(tokens) not in self._steps:
-            self._steps[len(tokens)] = self._record(tokens)
-        else:
-            step = self._steps[len(tokens)]
-            step.tokens.copy_(tokens)
-            step.graph.replay()
-        return self._steps[len(tokens)].nll
+        return replayed(self._made, self._step, tokens[:, :-1], tokens[:, 1:])
 
-    def _record(self, tokens: Tensor) -> Step:
-        """Take the step, and keep how."""
-        tokens, nll = tokens.clone(), torch.empty(tokens.shape[0], tokens.shape[1] - 1, device=tokens.device)
+    def _step(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        assert self.past is not None
         adapters = self._of(len(tokens))
-
-        def step() -> None:
-            assert self.past is not None
-            found = self.model(tokens[:, :-1], tokens[:, 1:], adapters.adapters(), past=self.past)
-            adapters.learn(found)
-            self.past.advance()
-            nll.copy_(found.detach())
-
-        pool = next(iter(self._steps.values())).graph.pool() if self._steps else None
-        return Step(record(step, pool), tokens, nll)
+        nll: Tensor = self.model(tokens, targets, adapters.adapters(), past=self.past)
+        adapters.learn(nll)
+        self.past.advance()
+        return nll.detach()
 
 
 def recordable(model: nn.Module, device: torch.device) -> bool:
@@ -104,7 +102,7 @@ class RecordedForward:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._seen: Counter[torch.Size] = Counter()
-        self._passes: dict[torch.Size, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._made: Made = {}
 
     def __call__(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """(B, L) int64 both -> (B, L) nats, in memory that the next call overwrites; otherwise as the model's."""
@@ -115,27 +113,14 @@ class RecordedForward:
         if self.model.config.document_mask:
             starts = segments(document_ids(tokens, self.model.bos_id)).starts
             starts = F.pad(starts, (0, -starts.numel() % ENTRIES), value=tokens.numel())
-        given, key = [tokens, targets, starts], tokens.shape + starts.shape
-        self._seen[key] += 1
+        self._seen[key := tokens.shape + starts.shape] += 1
         if self._seen[key] <= EAGER:
-            return self._nll(given)
-        if key not in self._passes:
-            self._passes[key] = self._record(given)
-        else:
-            graph, inputs, _ = self._passes[key]
-            torch._foreach_copy_(inputs, given)
-            graph.replay()
-        return self._passes[key][2]
+            return self._nll(tokens, targets, starts)
+        return replayed(self._made, self._nll, tokens, targets, starts)
 
-    def _nll(self, given: list[Tensor]) -> Tensor:
-        tokens, targets, starts = given
+    def _nll(self, tokens: Tensor, targets: Tensor, starts: Tensor) -> Tensor:
         nll: Tensor = self.model(tokens, targets, documents=Documents(starts, tokens.shape[1]))
         return nll
-
-    def _record(self, given: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        own, nll = [each.clone() for each in given], torch.empty(given[0].shape, device=given[0].device)
-        pool = next(iter(self._passes.values()))[0].pool() if self._passes else None
-        return record(lambda: nll.copy_(self._nll(own)), pool), own, nll
 
 
 def forward_of(model: nn.Module) -> Forward:

@@ -60,8 +60,7 @@ class Captured:
 
     def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch]:
         inputs = batch.copy()
-        pool = next(iter(self._recorded.values()))[0].pool() if self._recorded else None
-        graph = record(lambda: self._add(inputs), pool)
+        graph = record(lambda: self._add(inputs), self._recorded.values())
         self.count += 1
         return graph, inputs
 

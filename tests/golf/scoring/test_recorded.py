@@ -1,7 +1,7 @@
 """What is recorded for a GPU gives the scores of what is launched one by one; here a graph does its work again."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import pytest
@@ -26,9 +26,9 @@ class Replays:
 
     made: ClassVar[list["Replays"]] = []
 
-    def __init__(self, work: Callable[[], object], pool: object = None) -> None:
+    def __init__(self, work: Callable[[], object], others: Iterable[object] = ()) -> None:
         work()
-        self.work, self.count, self.pool = work, 0, lambda: None
+        self.work, self.count = work, 0
         self.made.append(self)
 
     def replay(self) -> None:
@@ -57,7 +57,13 @@ def stream(lengths: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"lora_documents": 2}, {"phase_tokens": 100}, {"seq_len": 256, "stride": 256, "ttt_chunk_tokens": 256}],
+    [
+        {},
+        {"lora_documents": 2},
+        {"phase_tokens": 100},
+        {"phase_tokens": 100, "order": "length"},
+        {"seq_len": 256, "stride": 256, "ttt_chunk_tokens": 256},
+    ],
     ids=str,
 )
 def test_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], changes: dict[str, Any]) -> None:
@@ -71,6 +77,29 @@ def test_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Repl
     found = DocumentScorer(model, config).score(tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # AdamW takes rounding far
     assert sum(graph.count for graph in graphs) > len(graphs), "used again"
+
+
+def test_more_documents_may_go_on_than_in_the_first_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first phase has one document of several pieces, the next one four."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    model, tokens = tiny(**EVERYTHING), stream([3, 3, 3, 92, 30, 31, 30, 33, 7])
+    config = dataclasses.replace(CONFIG, phase_tokens=100)
+    expected = DocumentScorer(model, config).score(tokens)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    torch.testing.assert_close(DocumentScorer(model, config).score(tokens), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cut", [25, 66, 156, 294, 403])
+def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """To the bit, though rows whose documents ended are read on into the next ones."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    model, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 200])
+    other = tokens.clone()
+    other[cut:] = torch.where(other[cut:] == BOS, BOS, 2 + (other[cut:] + 1) % (VOCAB - 2))
+    found, changed = (DocumentScorer(model, CONFIG).score(each) for each in (tokens, other))
+    assert torch.equal(found[: cut - 1], changed[: cut - 1])
+    assert not torch.equal(found[cut - 1 :], changed[cut - 1 :])
 
 
 @pytest.mark.parametrize("ttt", ["none", "sgd"])
