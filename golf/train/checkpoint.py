@@ -2,7 +2,8 @@
 
 KEY is the hash of everything that determines the run (parameters, seed, data, code) and of nothing about the
 machine, so a run resumes from its own past alone, on any hardware. A file is whole or absent, carries a checksum,
-and the one before it is kept: whatever kills the run, and whenever, one of the two can be read.
+and the one before it is kept: whatever kills the run, and whenever, one of the two can be read. On a disk with too
+little room for that, and for the weights at the end, the weights come first, then the newest file.
 """
 
 from __future__ import annotations
