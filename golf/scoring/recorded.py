@@ -88,9 +88,9 @@ class Recorded:
         return nll.detach()
 
 
-def recordable(model: nn.Module, device: torch.device) -> bool:
+def recordable(model: nn.Module) -> bool:
     """Whether a step of ``model`` can be: its attention must be told on the device how many keys there are."""
-    return device.type == "cuda" and getattr(model, "attention", "") == "fa3"
+    return getattr(model, "graphs", False) and getattr(model, "attention", "") == "fa3"
 
 
 class RecordedForward:
@@ -125,7 +125,7 @@ class RecordedForward:
 
 def forward_of(model: nn.Module, compiled: bool) -> Forward:
     """The model's forward pass, through ``torch.compile`` if so wished, recorded where our kernels compute it."""
-    if getattr(model, "kernels", False) and not compiled and next(model.parameters()).is_cuda:
+    if not compiled and getattr(model, "graphs", False) and getattr(model, "kernels", False):
         return RecordedForward(model)
     run: Any = torch.compile(model, dynamic=False) if compiled else model
     return run

@@ -18,6 +18,7 @@ from golf.model.weights import load_state
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, FairwayError, MissingInput
+from golf.scoring.recorded import RecordedForward, forward_of, recordable
 from tests.programs import arguments, with_artifact
 from tests.ranks import run_ranks
 from tests.stages.world import VOCABULARY
@@ -64,6 +65,15 @@ def test_a_gpu_scores_with_the_kernels_or_compiles(world: Path, monkeypatch, ker
     with scoring.opened(world / "model.golf", Hardware(device="cpu", kernels=kernels)) as subject:
         assert subject.model.kernels is not compiled
         assert subject.compiled is compiled
+
+
+@pytest.mark.parametrize(("graphs", "found"), [("auto", True), ("off", False)])
+def test_scores_are_not_recorded_where_that_is_off(world: Path, graphs: str, found: bool) -> None:
+    """What cannot be recorded says to turn ``hardware.graphs`` off: it must be of use here too."""
+    with scoring.opened(world / "model.golf", Hardware(device="cpu", graphs=graphs)) as subject:
+        subject.model.kernels, subject.model.attention = True, "fa3"  # as on a GPU
+        assert isinstance(forward_of(subject.model, compiled=False), RecordedForward) is found
+        assert recordable(subject.model) is found
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:
