@@ -128,6 +128,7 @@ def main() -> None:
         spec, state = load_spec(parsed.run), load_state(parsed.run, parsed.weights)
     attention, _ = choose_backend("auto", parsed.device)
     model = build(spec, state, attention, parsed.device)
+    model.graphs = True  # as the program has it
     raw = read_shard(parsed.shard).astype(np.int64)
     tokens = torch.from_numpy(raw[: parsed.tokens or raw.size])
     is_table = parsed.tokenizer.suffix == ".safetensors"

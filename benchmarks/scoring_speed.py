@@ -107,7 +107,7 @@ def make_ways(
     attention, _ = choose_backend("auto", device)
     model = build(spec, state, attention, device)
     kernels, _ = kernels_available(device)
-    model.kernels = kernels
+    model.kernels, model.graphs = kernels, True
     compiled, _ = choose_compile(hardware, device, kernels)
     begun = time.perf_counter()
     digest(model)

@@ -90,6 +90,7 @@ def ours(
     """Our scorer of documents with the profile's settings on tokens (T,), whose targets have counts (T - 1,) bytes."""
     section = read_document(Path("params.yaml"))["eval"] | read_document(Path("profiles/r1061.yaml"))["eval"]
     model = build(spec, state, choose_backend("auto", device)[0], device)
+    model.graphs = True  # as the program has it
     scorer = DocumentScorer(model, from_dict(Eval, section), adapts=adapts)
     begin_memory(device)
     found = adaptation.measure(scorer, Pieces, tokens, counts)

@@ -102,6 +102,7 @@ def read_artifact(path: Path, hardware: Hardware, ranks: Ranks) -> Subject:
         print(f"attention: {attention} ({reason}); {describe(ranks.device)}; {ranks.count} rank(s)", flush=True)
     model = build(quantized.spec, dequantize_model(quantized), attention, ranks.device)
     model.kernels = hardware.kernels == "auto" and kernels_available(ranks.device)[0]
+    model.graphs = hardware.graphs == "auto"
     return Subject(quantized.spec, model, attention)
 
 

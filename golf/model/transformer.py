@@ -44,6 +44,7 @@ class Transformer(nn.Module):
         passes: how often the looped layers run; see :meth:`set_passes`.
         kernels: compute with those of :mod:`golf.model.kernels` where there are no adapters. The loss must then be
             the mean or the sum of what ``forward`` returns, and no hook sees a product that one contains.
+        graphs: scoring may record CUDA graphs of what only a GPU computes.
     """
 
     def __init__(self, config: Model, vocab_size: int, bos_id: int = 1, attention: str = "sdpa") -> None:
@@ -51,7 +52,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size, self.bos_id = config, vocab_size, bos_id
         self.attention = attention
         self.compute_dtype = torch.float32
-        self.kernels = False
+        self.kernels = self.graphs = False
         kv_dim = config.dim // config.num_heads * config.num_kv_heads
         has_values = config.value_embed_dim > 0 and config.value_embed_layers > 0
         self.embed = Embedding(vocab_size, config.dim)

@@ -21,7 +21,7 @@ class Hardware(Section):
     attention: Literal["auto", "fa4", "fa3", "fa2", "cudnn", "flash", "flex", "sdpa"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile, to train; auto: with a GPU and without our kernels
     kernels: Literal["auto", "off"] = "auto"  # our Triton kernels, to train and score; auto: with a GPU that runs them
-    graphs: Literal["auto", "off"] = "auto"  # training replays CUDA graphs; auto: with a GPU, where nothing is compiled
+    graphs: Literal["auto", "off"] = "auto"  # replay CUDA graphs; auto: with a GPU, where nothing is compiled
     strict_clock: bool = False  # refuse fewer GPUs than train.gpus instead of stretching the clock
     nccl: dict[str, str] | None = None  # NCCL_* settings of the ranks, as NCCL's own documentation names them
     nccl_timeout: float = 120.0  # seconds for the ranks to find each other and exchange the first number

@@ -207,7 +207,7 @@ class DocumentScorer:
         """Where steps can be recorded, what does it: of the first group, whose rows are the most, for all."""
         config = self.config
         equal = config.lora_chunk_growth == 0 and config.lora_chunk_tokens > 1
-        if self.traced or self._beside is not None or not equal or not recordable(model, device):
+        if self.traced or self._beside is not None or not equal or not recordable(model):
             return None
         if self._recorded is None or len(members) > len(self._recorded.adapters.values[0]):
             self._recorded = None  # its memory, before there is more

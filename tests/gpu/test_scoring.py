@@ -31,6 +31,7 @@ def model_of(attention: str) -> torch.nn.Module:
     )  # fmt: skip
     torch.manual_seed(0)
     model = build(ModelSpec(shape, 1024), None, attention, DEVICE)
+    model.graphs = True
     with torch.no_grad():
         for name, param in model.named_parameters():
             if name.endswith(("output.weight", "down.weight")):
@@ -49,11 +50,11 @@ def stream(lengths: list[int]) -> torch.Tensor:
 
 def test_recorded_steps_learn_what_launched_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = model_of(choose_backend("auto", DEVICE)[0]), stream([1500, 300, 290, 280, 270, 260, 90, 80, 40, 5])
-    if not recordable(model, DEVICE):
+    if not recordable(model):
         pytest.skip("needs FlashAttention 3")
     found = DocumentScorer(model, CONFIG).score(tokens)
     unlearnt = DocumentScorer(model, CONFIG, adapts=False).score(tokens)
-    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: False)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: False)
     expected = DocumentScorer(model, CONFIG).score(tokens)
     learnt = float(expected.mean() - unlearnt.mean())
     assert learnt > 0.05, "there is something to learn"

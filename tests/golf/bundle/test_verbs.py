@@ -16,6 +16,7 @@ from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, FairwayError, MissingInput
+from golf.scoring.recorded import RecordedForward, forward_of, recordable
 from tests.programs import arguments, with_artifact
 from tests.ranks import run_ranks
 from tests.stages.world import VOCABULARY
@@ -53,6 +54,15 @@ def test_a_gpu_scores_with_the_kernels(world: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scoring, "kernels_available", lambda device: (True, ""))
     with scoring.opened(world / "model.golf", Hardware(device="cpu", kernels=kernels)) as subject:
         assert subject.model.kernels is (kernels == "auto")
+
+
+@pytest.mark.parametrize(("graphs", "found"), [("auto", True), ("off", False)])
+def test_scores_are_not_recorded_where_that_is_off(world: Path, graphs: str, found: bool) -> None:
+    """What cannot be recorded says to turn ``hardware.graphs`` off: it must be of use here too."""
+    with scoring.opened(world / "model.golf", Hardware(device="cpu", graphs=graphs)) as subject:
+        subject.model.kernels, subject.model.attention = True, "fa3"  # as on a GPU
+        assert isinstance(forward_of(subject.model), RecordedForward) is found
+        assert recordable(subject.model) is found
 
 
 def test_the_output_folder_is_asked_for_first(world: Path, tmp_path: Path) -> None:

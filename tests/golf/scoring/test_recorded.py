@@ -73,7 +73,7 @@ def test_steps_learn_the_same(monkeypatch: pytest.MonkeyPatch, graphs: list[Repl
     config = dataclasses.replace(CONFIG, **changes)
     expected = DocumentScorer(model, config).score(tokens)
     assert not graphs
-    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
     found = DocumentScorer(model, config).score(tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # AdamW takes rounding far
     assert sum(graph.count for graph in graphs) > len(graphs), "used again"
@@ -85,7 +85,7 @@ def test_more_documents_may_go_on_than_in_the_first_group(monkeypatch: pytest.Mo
     model, tokens = tiny(**EVERYTHING), stream([3, 3, 3, 92, 30, 31, 30, 33, 7])
     config = dataclasses.replace(CONFIG, phase_tokens=100)
     expected = DocumentScorer(model, config).score(tokens)
-    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
     torch.testing.assert_close(DocumentScorer(model, config).score(tokens), expected, rtol=0, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_more_documents_may_go_on_than_in_the_first_group(monkeypatch: pytest.Mo
 def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
     """To the bit, though rows whose documents ended are read on into the next ones."""
     monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
-    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model, device: True)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
     model, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 200])
     other = tokens.clone()
     other[cut:] = torch.where(other[cut:] == BOS, BOS, 2 + (other[cut:] + 1) % (VOCAB - 2))
