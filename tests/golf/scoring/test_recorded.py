@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from golf.params.audit import Audit
 from golf.params.eval import Eval
 from golf.scoring import recorded
+from golf.scoring.audit import audit_evaluation
+from golf.scoring.bpb import SidecarBytes
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.evaluator import make_scorer
-from golf.scoring.recorded import RecordedForward
+from golf.scoring.recorded import Recorded, RecordedForward
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
 CONFIG = Eval(
@@ -100,6 +103,28 @@ def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatc
     found, changed = (DocumentScorer(model, CONFIG).score(each) for each in (tokens, other))
     assert torch.equal(found[: cut - 1], changed[: cut - 1])
     assert not torch.equal(found[cut - 1 :], changed[cut - 1 :])
+
+
+@pytest.mark.parametrize("phase_tokens", [0, 40])
+def test_steps_pass_the_audit(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], phase_tokens: int) -> None:
+    """Scorers with a trace launch theirs: here they are recorded too."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
+    choose = DocumentScorer._record
+
+    def untraced(self: DocumentScorer, *arguments: Any) -> Recorded | None:
+        traced, self.traced = self.traced, False
+        found = choose(self, *arguments)
+        self.traced = traced
+        return found
+
+    monkeypatch.setattr(DocumentScorer, "_record", untraced)
+    config = dataclasses.replace(CONFIG, phase_tokens=phase_tokens)
+    tokens = stream([45] * 6 + [1])
+    settings = Audit(tokens=tokens.numel(), positions=2)
+    result = audit_evaluation(tiny(), tokens, SidecarBytes(torch.ones(tokens.numel())), config, settings, bos_id=BOS)
+    assert result["passed"], result
+    assert sum(graph.count for graph in graphs) > 20
 
 
 @pytest.mark.parametrize("ttt", ["none", "sgd"])
