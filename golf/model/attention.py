@@ -169,7 +169,7 @@ def _forced_sdpa(backend: str) -> Attend:
         if documents is None:
             with sdpa_kernel(kernel):
                 return _sdpa(q, k, v)
-        queries, keys = documents[:2] if isinstance(documents, Behind) else (documents, documents)
+        queries, keys, _ = documents if isinstance(documents, Behind) else Behind(documents, documents)
         q, k, v, shape = _flat(q), _flat(k), _flat(v), q.shape
         return torch.ops.aten._flash_attention_forward(
             q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, True, False
@@ -182,11 +182,11 @@ def _flash_attention(dense: Callable[..., Any], variable: Callable[..., Any]) ->
     def call(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Behind | None = None) -> Tensor:
         if documents is None:
             return _first(dense(q, k, v, causal=True))
-        queries, keys = documents[:2] if isinstance(documents, Behind) else (documents, documents)
+        queries, keys, used = documents if isinstance(documents, Behind) else Behind(documents, documents)
         starts = {"cu_seqlens_q": queries.starts, "cu_seqlens_k": keys.starts}
         longest = {"max_seqlen_q": queries.longest, "max_seqlen_k": keys.longest}
-        if isinstance(documents, Behind) and documents.used is not None:
-            starts["seqused_k"] = documents.used
+        if used is not None:
+            starts["seqused_k"] = used
         return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **starts, **longest)).view(q.shape)
 
     return call

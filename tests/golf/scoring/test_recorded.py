@@ -1,18 +1,26 @@
 """What is recorded for a GPU gives the scores of what is launched one by one; here a graph does its work again."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from golf.model.attention import attend
+from golf.model.transformer import Transformer
+from golf.params.audit import Audit
 from golf.params.eval import Eval
 from golf.scoring import recorded
+from golf.scoring.audit import audit_evaluation
+from golf.scoring.bpb import SidecarBytes
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.evaluator import make_scorer
-from golf.scoring.recorded import RecordedForward
+from golf.scoring.recorded import Recorded, RecordedForward
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
 CONFIG = Eval(
@@ -100,6 +108,63 @@ def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatc
     found, changed = (DocumentScorer(model, CONFIG).score(each) for each in (tokens, other))
     assert torch.equal(found[: cut - 1], changed[: cut - 1])
     assert not torch.equal(found[cut - 1 :], changed[cut - 1 :])
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, **given: Any) -> Tensor:
+    """As FlashAttention 3 has it: of a row's keys the first ``seqused_k``, the last query sees them all."""
+    firsts, starts, used = (
+        given["cu_seqlens_q"],
+        given["cu_seqlens_k"],
+        given.get("seqused_k", given["cu_seqlens_k"].diff()),
+    )
+    assert causal
+    assert firsts.dtype == starts.dtype == used.dtype == torch.int32
+    rows = []
+    for (first, stop), start, keys in zip(pairwise(firsts.tolist()), starts.tolist(), used.tolist(), strict=False):
+        if stop > first:
+            mask = torch.ones(stop - first, keys, dtype=torch.bool).tril(keys - stop + first)
+            row = (x.transpose(0, 1)[None] for x in (q[first:stop], k[start : start + keys], v[start : start + keys]))
+            rows.append(F.scaled_dot_product_attention(*row, mask, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(rows)
+
+
+def test_flash_attention_is_told_how_many_keys_there_are(
+    monkeypatch: pytest.MonkeyPatch, graphs: list[Replays]
+) -> None:
+    """Nothing here says that a step can be recorded but the model's own attention."""
+    module: Any = type(torch)("flash_attn_interface")
+    module.flash_attn_func, module.flash_attn_varlen_func = lambda q, k, v, causal: attend(q, k, v), flash_attention
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    plain, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90])
+    model = Transformer(plain.config, VOCAB, BOS, "fa3")
+    model.load_state_dict(plain.state_dict())
+    model.graphs = True
+    expected = DocumentScorer(plain, CONFIG).score(tokens)
+    torch.testing.assert_close(DocumentScorer(model, CONFIG).score(tokens), expected, rtol=0, atol=1e-4)
+    assert sum(graph.count for graph in graphs) > 2
+
+
+@pytest.mark.parametrize("phase_tokens", [0, 40])
+def test_steps_pass_the_audit(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], phase_tokens: int) -> None:
+    """Scorers with a trace launch theirs: here they are recorded too."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
+    choose = DocumentScorer._record
+
+    def untraced(self: DocumentScorer, *arguments: Any) -> Recorded | None:
+        traced, self.traced = self.traced, False
+        found = choose(self, *arguments)
+        self.traced = traced
+        return found
+
+    monkeypatch.setattr(DocumentScorer, "_record", untraced)
+    config = dataclasses.replace(CONFIG, phase_tokens=phase_tokens)
+    tokens = stream([45] * 6 + [1])
+    settings = Audit(tokens=tokens.numel(), positions=2)
+    result = audit_evaluation(tiny(), tokens, SidecarBytes(torch.ones(tokens.numel())), config, settings, bos_id=BOS)
+    assert result["passed"], result
+    assert sum(graph.count for graph in graphs) > 20
 
 
 @pytest.mark.parametrize("ttt", ["none", "sgd"])
