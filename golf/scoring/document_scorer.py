@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from golf.params.eval import Eval
 from golf.scoring.documents import Document, by_length, deal, group, phases, pieces, split, targets
 from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
+from golf.scoring.lora import RowAdapters
 from golf.scoring.protocol import Event
-from golf.scoring.reader import Piece, Reader, new_adapters
+from golf.scoring.reader import Piece, Reader
 from golf.scoring.recorded import Recorded, recordable
 from golf.scoring.state import digest
 
@@ -187,7 +188,7 @@ class DocumentScorer:
     def _score_group(
         self, model: nn.Module, members: list[Document], stream: Tensor, scores: Tensor, learns: bool
     ) -> None:
-        recorded = self._record(model, members, stream.device) if learns else None
+        recorded = self._record(model, members) if learns else None
         reader = Reader(model, self.config, members, stream, learns=learns, recorded=recorded)
         base = digest(model) if self.traced else ""
         for piece in reader:
@@ -203,7 +204,7 @@ class DocumentScorer:
         for document in members if learns else ():  # what was learnt is forgotten
             self._note(document.start, "update", document.start + 1, document.stop + 1, base)
 
-    def _record(self, model: nn.Module, members: list[Document], device: torch.device) -> Recorded | None:
+    def _record(self, model: nn.Module, members: list[Document]) -> Recorded | None:
         """Where steps can be recorded, what does it: of the first group, whose rows are the most, for all."""
         config = self.config
         equal = config.lora_chunk_growth == 0 and config.lora_chunk_tokens > 1
@@ -211,7 +212,7 @@ class DocumentScorer:
             return None
         if self._recorded is None or len(members) > len(self._recorded.adapters.values[0]):
             self._recorded = None  # its memory, before there is more
-            self._recorded = Recorded(model, new_adapters(model, config, len(members), device))
+            self._recorded = Recorded(model, RowAdapters(model, config, len(members)))
         return self._recorded
 
     def _distribution(self, model: nn.Module, members: list[Document], stream: Tensor, row: int, target: int) -> Tensor:

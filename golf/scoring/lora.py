@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golf.model.linear import Adapters
 from golf.params.eval import Eval
@@ -28,18 +28,16 @@ class RowAdapters:
     launch each on a GPU, and not one for each of a hundred matrices.
 
     Args:
-        shapes: (out, in) of the matrix that each adapter adds to, by name, as
-            :meth:`golf.model.transformer.Transformer.adapter_shapes` gives them.
+        model: any module that names the shapes of its matrices, as
+            :meth:`golf.model.transformer.Transformer.adapter_shapes` does. They are on its device.
         config: the eval section; of the matrices, those that ``lora_targets`` names are adapted.
         rows: B.
-        device: where they are.
-        dtype: of the activations that they are multiplied with.
     """
 
-    def __init__(
-        self, shapes: Mapping[str, tuple[int, int]], config: Eval, rows: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, model: nn.Module, config: Eval, rows: int) -> None:
+        shapes: Mapping[str, tuple[int, int]] = getattr(model, "adapter_shapes")()  # noqa: B009
+        device, self.config = next(model.parameters()).device, config
+        self.dtype: torch.dtype = getattr(model, "compute_dtype", torch.float32)  # of what they are multiplied with
         self.shapes = {name: shapes[name] for name in shapes if kind(name) in config.lora_targets}
         generator, rank, drawn, up = torch.Generator().manual_seed(0), config.lora_rank, [torch.empty(0)], 0
         for out_features, in_features in self.shapes.values():

@@ -56,7 +56,7 @@ class Reader:
         if recorded is not None:
             self.adapters = recorded.begin(len(members))
         elif learns:
-            self.adapters = new_adapters(model, config, len(members), stream.device)
+            self.adapters = RowAdapters(model, config, len(members))
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order; between one and the next, :meth:`finish` must be called."""
@@ -126,9 +126,3 @@ class Reader:
             if not self._replayed:
                 self.adapters.learn(nll[: piece.going])
             self.adapters.keep(piece.going)
-
-
-def new_adapters(model: nn.Module, config: Eval, rows: int, device: torch.device) -> RowAdapters:
-    """Adapters of ``rows`` documents for any module that names the shapes of its matrices."""
-    shapes = getattr(model, "adapter_shapes")()  # noqa: B009 - any module with a forward pass
-    return RowAdapters(shapes, config, rows, device, getattr(model, "compute_dtype", torch.float32))

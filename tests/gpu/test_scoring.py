@@ -62,6 +62,17 @@ def test_recorded_steps_learn_what_launched_ones_do(monkeypatch: pytest.MonkeyPa
     assert float((found - expected).abs().mean()) < 0.02
 
 
+def test_a_later_phase_may_have_more_rows_and_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of six documents goes on behind its first piece, then four; graphs read weights that changed in place."""
+    model, tokens = model_of(choose_backend("auto", DEVICE)[0]), stream([20] * 5 + [1500] + [300] * 6)
+    if not recordable(model):
+        pytest.skip("needs FlashAttention 3")
+    config = dataclasses.replace(CONFIG, phase_tokens=1000)
+    found = DocumentScorer(model, config).score(tokens)
+    monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: False)
+    assert float((found - DocumentScorer(model, config).score(tokens)).abs().mean()) < 0.02
+
+
 def test_documents_read_with_kernels_score_what_they_do_without() -> None:
     if not kernels_available(DEVICE)[0]:
         pytest.skip("the kernels do not run here")

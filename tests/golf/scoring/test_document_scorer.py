@@ -179,7 +179,7 @@ def test_what_is_read_again_is_a_constant() -> None:
 def test_only_the_named_matrices_are_adapted() -> None:
     model = tiny(loop_first=1, loop_last=2, loop_passes=2)
     config = dataclasses.replace(CONFIG, lora_targets=("query", "head"))
-    adapters = RowAdapters(model.adapter_shapes(), config, 2, torch.device("cpu"), torch.float32)
+    adapters = RowAdapters(model, config, 2)
     assert {kind(name) for name in adapters.shapes} == {"query", "head"}
     assert "blocks.1.attention.query@1" in adapters.shapes
 
