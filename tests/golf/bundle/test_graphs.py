@@ -51,7 +51,7 @@ with program.opened(Path("model.golf"), hardware) as subject:
         expected = scorer.score(tokens)
         assert not Replays.made
         before = dict(vars(program))
-        on_gpu = {recordable: lambda model: True, forward_of: lambda model, compiled: recorded(model)}
+        on_gpu = {recordable: lambda model: True, forward_of: recorded}
         vars(program).update(on_gpu | {record: Replays})
         found = scorer.score(tokens)
         vars(program).update(before)

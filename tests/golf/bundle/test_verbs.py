@@ -52,14 +52,19 @@ def test_evaluate_writes_the_score_and_every_log_probability(world: Path, tmp_pa
 @pytest.mark.parametrize("kernels", ["auto", "off"])
 def test_a_gpu_scores_with_the_kernels(world: Path, monkeypatch: pytest.MonkeyPatch, kernels: str) -> None:
     monkeypatch.setattr(scoring, "kernels_available", lambda device: (True, ""))
-    with scoring.opened(world / "model.golf", Hardware(device="cpu", kernels=kernels)) as subject:
+    hardware = Hardware(device="cpu", kernels=kernels)
+    with scoring.opened(world / "model.golf", hardware) as subject:
+        assert not subject.model.kernels, "an audit holds distributions against scores"
+        scoring.hasten(subject.model, hardware, torch.device("cpu"))
         assert subject.model.kernels is (kernels == "auto")
 
 
 @pytest.mark.parametrize(("graphs", "found"), [("auto", True), ("off", False)])
 def test_scores_are_not_recorded_where_that_is_off(world: Path, graphs: str, found: bool) -> None:
     """What cannot be recorded says to turn ``hardware.graphs`` off: it must be of use here too."""
-    with scoring.opened(world / "model.golf", Hardware(device="cpu", graphs=graphs)) as subject:
+    hardware = Hardware(device="cpu", graphs=graphs)
+    with scoring.opened(world / "model.golf", hardware) as subject:
+        scoring.hasten(subject.model, hardware, torch.device("cpu"))
         subject.model.kernels, subject.model.attention = True, "fa3"  # as on a GPU
         assert isinstance(forward_of(subject.model), RecordedForward) is found
         assert recordable(subject.model) is found
