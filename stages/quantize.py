@@ -31,11 +31,12 @@ from golf.quant.model import Quantizer, check_state, summary, write_table
 from golf.quant.quantized import QuantizedModel, dequantize_model, save
 from golf.runtime.apart import ask
 from golf.runtime.device import describe, prepare
-from golf.runtime.errors import run_main
+from golf.runtime.errors import DataError, run_main
 from golf.runtime.files import whole_directory
 from golf.runtime.report import Stopwatch, read_report, write_report, write_timing
 
 SHARDS = Path("data/shards")
+BUNDLE = Path("reports/bundle.json")
 
 
 def main() -> None:
@@ -90,9 +91,11 @@ def fit_budget(quantizer: Quantizer, budget: Budget) -> Fitted:
 
     Raises:
         MissingInput: the program has not been built.
-        DataError: see :func:`golf.quant.fit.fit`.
+        DataError: its report is damaged; see :func:`golf.quant.fit.fit`.
     """
-    code_bytes = read_report(Path("reports/bundle.json"), "bundle")["code_bytes"]
+    code_bytes = read_report(BUNDLE, "bundle").get("code_bytes")
+    if type(code_bytes) is not int:
+        raise DataError(f"{BUNDLE}: found code_bytes {code_bytes!r}, needed an integer", hint="dvc repro -f -s bundle")
     return fit(quantizer, artifact_bytes, budget.artifact_bytes - code_bytes, say)
 
 

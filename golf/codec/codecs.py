@@ -114,8 +114,7 @@ def _unbrotli(coded: bytes | memoryview, size: int) -> bytearray:
 
 
 def _lzma_filters(lc: int, lp: int, pb: int, size: int) -> list[dict[str, int]]:
-    smallest, largest = LZMA_DICTIONARIES
-    dictionary = min(largest, max(smallest, size))
+    dictionary = sorted((size, *LZMA_DICTIONARIES))[1]
     return [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
 
 

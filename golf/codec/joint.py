@@ -50,7 +50,7 @@ def measure_groups(
     Raises:
         DataError: there is no trellis of that many states.
     """
-    if states != 0 and states not in PARITY_CHECKS:
+    if type(states) is not int or states not in (0, *PARITY_CHECKS):
         known = ", ".join(map(str, PARITY_CHECKS))
         raise DataError(f"artifact metadata: found a trellis of {states!r} states, needed 0 or one of {known}")
     found: dict[int, list[Matrix]] = {}

@@ -43,8 +43,9 @@ class Quant(Section):
         zeros = self.bits == 2 and not self.fit and self.clip_sigma > TERNARY_CLIP
         self.require(not zeros, "clip_sigma", f"at most {TERNARY_CLIP} with 2 bits: -1, 0, 1; beyond it all are 0", 1.6)
         self.require(self.trellis_states in (4, 8, 16, 32), "trellis_states", "4, 8, 16 or 32", 8)
-        for key in ("clip_sigma", "embed_clip_sigma", "damping"):
+        for key in ("clip_sigma", "embed_clip_sigma"):
             self.require(getattr(self, key) > 0, key, "above 0", 12.85)
+        self.require(self.damping > 0, "damping", "above 0", 0.01)
         self.require(self.calibration_tokens >= 256, "calibration_tokens", "at least 256", 65_536)
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
         self.require(self.heldout_tokens >= 256, "heldout_tokens", "at least 256", 16_384)

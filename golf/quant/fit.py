@@ -21,7 +21,7 @@ SLACK = 256  # bytes that may be left
 PASSES, TRIMS = 8, 12  # at most
 LEAST_CLIP = 6.0  # standard deviations: finer steps would cut what they should resolve
 FINEST = 2.0**-5  # of steps by column, times the parameters'
-COARSEST = 6.0  # octaves above the parameters' steps: nearly all codes are 0
+COARSEST = 6.0  # octaves above the parameters' steps: nearly all codes are 0; how far the one tensor's may be off
 Measure = Callable[[QuantizedModel], int]
 
 
@@ -117,9 +117,9 @@ def fit(quantizer: Quantizer, measure: Measure, limit: int, say: Callable[[str],
         _check_side(search)
     octave = sum(weight.numel() for weight in quantizer.weights.values()) / 8
     slope, octaves, bracket = -octave, 0.0, _Bracket()
-    while search.passes < PASSES and not 0 <= limit - size < max(worth / 2, SLACK):
+    while (search.passes < PASSES or search.best is None) and not 0 <= limit - size < max(worth / 2, SLACK):
         bracket.narrow(octaves, size <= limit)
-        wanted = bracket.within(octaves + (limit - worth / 8 - size) / slope)
+        wanted = bracket.within(octaves + (limit - worth / 8 - size) / slope) + (search.passes >= PASSES)
         wanted = min(max(wanted, finest), COARSEST)
         if wanted == octaves:
             break
@@ -135,7 +135,7 @@ def fit(quantizer: Quantizer, measure: Measure, limit: int, say: Callable[[str],
     if octaves == finest and not search.done:
         say(f"the finest useful steps make {size:,} bytes of {limit:,}: a larger model would fit")
     else:
-        _trim(search, small, -worth)
+        _trim(search, small, worth)
     return replace(search.best, passes=search.passes, encodings=search.encodings)
 
 
@@ -150,8 +150,8 @@ def _check_side(search: _Search) -> None:
         )
 
 
-def _trim(search: _Search, name: str, slope: float) -> None:
-    """Fill what is left by the step of the tensor ``name``, of which an octave is worth ``slope`` bytes."""
+def _trim(search: _Search, name: str, worth: float) -> None:
+    """Fill what is left by the step of the tensor ``name``, of which an octave is worth up to ``worth`` bytes."""
     assert search.best is not None
     base, octaves, size = search.best.model, 0.0, search.best.bytes
     overall = log2(search.best.multiplier)
@@ -160,17 +160,22 @@ def _trim(search: _Search, name: str, slope: float) -> None:
         if search.done:
             return
         bracket.narrow(octaves, size <= search.limit)
-        wanted = bracket.within(octaves + (search.limit - SLACK / 2 - size) / slope)
-        wanted = min(max(wanted, -3.0), 3.0)
+        one_sided = inf in (-bracket.low, bracket.high)  # where most codes are 0 an octave is worth less: reach further
+        wanted = bracket.within(octaves * (1 + one_sided) + (size + SLACK / 2 - search.limit) / worth)
+        wanted = min(max(wanted, -COARSEST), COARSEST)
         one = search.quantizer.some([name], {name: 2.0 ** (overall + wanted)})
         octaves, size = wanted, search.offered(QuantizedModel(base.spec, {**base.tensors, **one}), overall, name)
 
 
 def _smallest(quantizer: Quantizer) -> tuple[str, float]:
-    """The smallest matrix with a Hessian, the last of equals, and the bytes that an octave of its step is worth."""
-    sizes = {name: quantizer.weights[name].numel() for name in quantizer.inverses}
-    name = min(reversed(sizes), key=sizes.__getitem__)
-    return name, sizes[name] / 8
+    """A matrix with a Hessian, the last of equals, and the bytes that an octave of its step is worth.
+
+    It is the smallest that can make good what passes are off by, or the largest.
+    """
+    sizes = {name: quantizer.weights[name].numel() / 8 for name in quantizer.inverses}
+    enough = min(4 * SLACK, max(sizes.values()))
+    name = min((name for name in reversed(sizes) if sizes[name] >= enough), key=sizes.__getitem__)
+    return name, sizes[name]
 
 
 def _finest(quantizer: Quantizer, name: str) -> float:

@@ -29,7 +29,7 @@ def read_arrays(folder: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarra
             raise MissingInput(f"{path}: no such file", hint="dvc repro quantize")
     try:
         metadata, arrays = read_json(description), load_file(weights)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:  # the last two: dtypes numpy lacks
         raise DataError(f"{folder}: {' '.join(str(error).split())}", hint="dvc repro --force quantize") from None
     if not isinstance(metadata, dict):
         raise DataError(f"{description}: found {type(metadata).__name__}, needed a mapping")

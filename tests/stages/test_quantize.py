@@ -204,3 +204,12 @@ def test_a_fit_needs_the_program(workspace: Path) -> None:
     parameters(workspace, fit=True)
     with pytest.raises(MissingInput, match=r"Try: dvc repro bundle"):
         quantize.main()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"code_bytes": "many"}', '{"code_bytes": 3100.5}'])
+def test_a_damaged_report_of_the_program_is_one_error(workspace: Path, content: str) -> None:
+    parameters(workspace, fit=True)
+    write(workspace / "reports/bundle.json", content)
+    with pytest.raises(DataError, match=r"bundle.json: found code_bytes .*, needed an integer"):
+        quantize.main()
+    assert not (workspace / "runs/quantize").exists()

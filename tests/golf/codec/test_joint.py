@@ -93,7 +93,7 @@ def test_what_is_no_int8_matrix_stays_alone() -> None:
     assert not [report for report in encode({}, arrays)[1] if report.codec == "rans"]
 
 
-@pytest.mark.parametrize("states", [1, 7, -4, 8.5, "8", None])
+@pytest.mark.parametrize("states", [1, 7, -4, 8.0, 8.5, "8", None, True, [8], {}])
 def test_a_trellis_that_is_none_is_refused(states: Any) -> None:
     with pytest.raises(DataError, match=r"trellis of .* states, needed 0 or one of 4, 8, 16, 32"):
         encode({}, {"a": bell(64, 64)}, ["rans"], trellis=states)

@@ -76,6 +76,7 @@ def outcome(section: type[Section], key: str, value: object) -> tuple[object, st
         (Quant, "bits", 9, "quant.bits: found 9, needed 2 to 8. Try: dvc exp run -S quant.bits=6"),
         (Quant, "bits", 5.5, "quant.bits: found 5.5, needed an integer"),
         (Quant, "bits", True, "quant.bits: found True, needed an integer"),
+        (Quant, "damping", 0.0, "quant.damping: found 0.0, needed above 0. Try: dvc exp run -S quant.damping=0.01"),
         (Quant, "damping", "1e-2", r"needed a finite number \(YAML reads 1e-4 as text: write 1.0e-4\)"),
         (Model, "dim", 131, r"model.dim: found 131, needed a multiple of num_heads \(2\)"),
         (Model, "num_heads", 5, r"model.dim: found 96, needed a multiple of num_heads \(5\)"),

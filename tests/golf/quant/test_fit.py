@@ -74,12 +74,26 @@ def test_a_limit_below_the_side_information_is_one_error() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_limit_that_the_coarsest_steps_do_not_keep_is_one_error() -> None:
-    def stubborn(model: QuantizedModel) -> int:
-        return 5000 + sum(bool(tensor.codes.any()) for tensor in model.tensors.values() if hasattr(tensor, "codes"))
+def stubborn(model: QuantizedModel) -> int:
+    """A byte for each tensor that is not all 0: they stay until steps are very coarse."""
+    return 5000 + sum(bool(tensor.codes.any()) for tensor in model.tensors.values() if hasattr(tensor, "codes"))
 
+
+def test_a_limit_that_the_coarsest_steps_do_not_keep_is_one_error() -> None:
     with pytest.raises(DataError, match=r"^fit: [\d,]+ bytes with steps [\d.]+ times the parameters', needed at most"):
-        fit(quantizer(), stubborn, 5001, print)
+        fit(quantizer(), lambda model: 2 * stubborn(model), 10_001, print)
+
+
+def test_a_limit_that_only_the_coarsest_steps_keep_is_not_given_up() -> None:
+    assert fit(quantizer(), stubborn, 5001, print).bytes == 5001
+
+
+@pytest.mark.parametrize("clip_sigma", [2.8, 12.85])
+@pytest.mark.parametrize("share", [0.16, 0.35, 0.55])
+def test_it_lands_where_most_codes_are_zero_too(clip_sigma: float, share: float) -> None:
+    quantise = quantizer(clip_sigma=clip_sigma)
+    limit = round(size(quantise()) * share)
+    assert 0 <= limit - fit(quantise, size, limit, print).bytes < SLACK
 
 
 def test_only_a_small_tensor_has_steps_of_its_own() -> None:

@@ -166,6 +166,16 @@ def test_damaged_and_missing_files_are_one_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_arrays_of_a_dtype_that_numpy_lacks_are_one_error(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    save(fast(), tmp_path)
+    save_file({"gain": torch.zeros(3, dtype=dtype)}, tmp_path / "quantized.safetensors")
+    with pytest.raises(DataError, match=f"^{tmp_path}: "):
+        load(tmp_path)
+
+
 def test_controls_that_fp16_cannot_hold_are_refused_by_name() -> None:
     assert store_half("gain", torch.tensor([65504.0, -65504.0])).isfinite().all()
     with pytest.raises(DataError, match=r"gain: found a value of magnitude 70000, needed at most 65504"):
