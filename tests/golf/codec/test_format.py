@@ -1,15 +1,27 @@
 """docs/artifact-format.md is enough: a second decoder, written from its text alone, in integers of Python."""
 
 import json
-from math import isqrt
+import lzma
+from dataclasses import replace
+from math import isqrt, prod
 from typing import Any
 
 import brotli
 import numpy as np
 import pytest
+import torch
+import zstandard
 
 from golf.codec.container import encode
+from golf.codec.model import encode_model
+from golf.model.weights import tensor_groups
+from golf.params.compress import Compress
+from golf.quant.fast import quantize_fast, round_alone
+from golf.quant.quantized import QuantizedModel, dequantize_model
+from golf.quant.steps import Scheme
+from tests.golf.quant import tiny
 
+OCTAVE = [128, 140, 152, 166, 181, 197, 215, 235]
 CHECKS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10)}
 
 
@@ -78,8 +90,22 @@ def rans(coded: bytes, shapes: list[list[int]]) -> tuple[list[list[list[int]]], 
     return matrices, b"".join((u - (1 << 32)).to_bytes(4, "little") for u in x)
 
 
+def unpacked(codec: str, stream: bytes, size: int) -> bytes:
+    if codec == "brotli":
+        return brotli.decompress(stream)
+    if codec == "zstd":
+        engine = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+        return engine.decompress(stream, max_output_size=size)
+    if codec == "lzma":
+        lc, lp, pb = stream[0] % 9, stream[0] // 9 % 5, stream[0] // 45
+        known = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": min(max(size, 1 << 16), 1 << 26)}
+        return lzma.decompress(stream[1:], format=lzma.FORMAT_RAW, filters=[known])
+    assert codec == "stored"
+    return stream
+
+
 def read(blob: bytes) -> tuple[Any, dict[str, Any]]:
-    """Metadata and arrays, as lists, of an artifact with ``rans`` and ``stored`` streams."""
+    """Metadata and arrays, as lists, of an artifact."""
     coded = blob[18 : 18 + number(blob[6:10])]
     header = json.loads(coded if blob[5] == 0 else brotli.decompress(coded))
     rest, arrays = blob[18 + len(coded) :], {}
@@ -92,10 +118,16 @@ def read(blob: bytes) -> tuple[Any, dict[str, Any]]:
             rest = carried[:follow] + rest
             arrays.update({name: matrix for (name, _, _), matrix in zip(specs, matrices, strict=True)})
         else:
-            assert (codec, layout) == ("stored", "row")
+            item = np.dtype(specs[0][1]).itemsize
+            total = sum(prod(shape) * item for _, _, shape in specs)
+            data = unpacked(codec, stream, total)
+            assert len(data) == total
+            if layout == "split":
+                data = b"".join(data[i :: total // item] for i in range(total // item))
             for name, dtype, shape in specs:
-                count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-                arrays[name], stream = np.frombuffer(stream[:count], dtype).reshape(shape).tolist(), stream[count:]
+                count = prod(shape) * item
+                array, data = np.frombuffer(data[:count], dtype), data[count:]
+                arrays[name] = (array.reshape(shape[::-1]).T if layout == "column" else array.reshape(shape)).tolist()
     assert not rest
     return header["metadata"], arrays
 
@@ -114,3 +146,58 @@ def test_the_second_decoder_reads_what_ours_wrote(trellis: int, scales: int) -> 
     blob, reports = encode(metadata, arrays, ["rans"], trellis=trellis)
     assert sum(report.codec == "rans" for report in reports) > 1
     assert read(blob) == (metadata, {name: array.tolist() for name, array in arrays.items()})
+
+
+def power(eighths: int) -> float:
+    return OCTAVE[eighths % 8] * 2.0 ** (eighths // 8 - 7)
+
+
+def weights(metadata: Any, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The weights of a model, in fp32; in fp64 until the one rounding."""
+    states, found = metadata.get("trellis", 0), {}
+    h0, h1 = CHECKS.get(states, (0, 0))
+    for name, array in arrays.items():
+        if name.endswith(".codes"):
+            matrix = name.removesuffix(".codes")
+            steps, exponents = arrays[matrix + ".steps"], arrays.get(matrix + ".columns", [0] * len(array[0]))
+            logarithmic = isinstance(steps[0], int)
+            state, rows = [0] * len(exponents), []
+            for codes, step in zip(array, steps, strict=True):
+                levels = [code + s % 2 / 2 for code, s in zip(codes, state, strict=True)]
+                state = [
+                    (s >> 1) ^ (s % 2 * (h0 >> 1)) ^ (m % 2 * (h1 >> 1)) for s, m in zip(state, codes, strict=True)
+                ]
+                size = power(step - 24 * 8) if logarithmic else step
+                rows.append([level * size * power(2 * j) for level, j in zip(levels, exponents, strict=True)])
+            found[matrix] = np.array(rows, np.float32)
+        elif not name.endswith((".steps", ".columns")):
+            found[name] = np.array(array, np.float32)
+    return found
+
+
+def model(scheme: Scheme | None) -> QuantizedModel:
+    """By rows; or with every matrix as ``scheme`` says, and columns that have steps of their own."""
+    groups = tensor_groups(tiny.model())
+    torch.manual_seed(1)
+    state = {name: value + torch.randn_like(value) for name, value in tiny.state().items()}
+    plain = quantize_fast(state, groups, 6, 12.85, 8, 12.85, spec=tiny.SPEC)
+    if scheme is None:
+        return plain
+    tensors = dict(plain.tensors)
+    for name, group in groups.items():
+        if group != "control":
+            one = round_alone(state[name], scheme, name=name)
+            tensors[name] = replace(one, columns=torch.randint(-9, 10, one.codes.shape[1:], dtype=torch.int8))
+    return QuantizedModel(tiny.SPEC, tensors)
+
+
+@pytest.mark.parametrize("scheme", [None, Scheme(6, 12.85, True), *(Scheme(5, 12.85, True, s) for s in CHECKS)])
+@pytest.mark.parametrize("codecs", [("rans", "brotli"), ("lzma",), ("zstd",)])
+def test_the_second_decoder_has_our_weights(scheme: Scheme | None, codecs: tuple[str, ...]) -> None:
+    quantized = model(scheme)
+    found = weights(*read(encode_model(quantized, Compress(codecs=codecs))[0]))
+    expected = dequantize_model(quantized)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert found[name].shape == tuple(weight.shape)
+        assert (found[name] == weight.numpy()).all(), name
