@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.research import main
+from golf.data.bytecount import ByteTable
 from golf.data.shards import write_shard
 from golf.runtime.errors import ConfigError, FairwayError
 from golf.runtime.files import write_json
@@ -18,6 +20,8 @@ def shards(tmp_path: Path) -> Path:
     for split, count in (("train", 2000), ("val", 300)):
         write_shard(folder / f"{split}_000000.bin", np.arange(count) % 7 + 2)
     write_shard(folder / "val_bytes_000000.bin", np.full(300, 2))
+    none = torch.zeros(23, dtype=torch.bool)
+    ByteTable(torch.ones(23, dtype=torch.int16), none, none.clone()).save(tmp_path / "tokenizer/bytes.safetensors")
     write_json(folder / "shards.json", {"vocab_size": 23, "bos_id": 1, "splits": {}})
     return folder
 
