@@ -38,6 +38,6 @@ def record(work: Callable[[], object], others: Iterable[Sequence[Any]] = ()) -> 
                 raise cause from None
         raise ConfigError(
             f"CUDA graph: found {error}, needed operations that it can record",
-            hint="dvc exp run -S hardware.graphs=off for training, -S hardware.device=cpu for GPTQ",
+            hint="dvc exp run -S hardware.graphs=off, or -S hardware.device=cpu for GPTQ",
         ) from error
     return graph

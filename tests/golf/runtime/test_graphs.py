@@ -60,4 +60,4 @@ def test_memory_that_runs_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_graph_cannot_hold_names_the_way_out_of_both_users() -> None:
     with pytest.raises(ConfigError, match="CUDA graph: found capture_end") as caught:
         graphs.record(failing(ValueError("a value was read")))
-    assert str(caught.value).endswith("hardware.graphs=off for training, -S hardware.device=cpu for GPTQ")
+    assert str(caught.value).endswith("hardware.graphs=off, or -S hardware.device=cpu for GPTQ")
