@@ -27,12 +27,13 @@ class Documents(NamedTuple):
 
     starts: Tensor  # (S + 1,) int32, from 0, never falling, to B * T
     longest: int  # bound of a segment's tokens
+    window: int = 0  # keys of its segment that a query sees at most, the last ones, its own among them; 0: all
 
 
 class Behind(NamedTuple):
     """Queries that stand behind earlier keys of their rows: where the rows lie in either."""
 
-    queries: Documents
+    queries: Documents  # its window holds
     keys: Documents
     used: Tensor | None = None  # (B,) int32: how many of a row's keys there are yet; None: all. FlashAttention 3 alone
 
@@ -93,27 +94,38 @@ def prepare(backend: str, documents: Documents | Tensor | None, rows: int, lengt
         return None
     if backend not in MASKED:
         return documents if isinstance(documents, Documents) else segments(documents)
-    numbers = number_tokens(documents, rows, length) if isinstance(documents, Documents) else documents
+    if isinstance(documents, Documents):
+        numbers, window = number_tokens(documents, rows, length), documents.window
+    else:
+        numbers, window = documents, 0
     if backend == "flex":
-        return _flex_mask(rows, length, numbers.device, numbers=numbers)
-    causal = torch.ones(length, length, dtype=torch.bool, device=numbers.device).tril()
-    return ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]  # (B, 1, T, T)
+        return _flex_mask(rows, length, numbers.device, window=window, numbers=numbers)
+    seen = _seen(torch.arange(length, device=numbers.device)[:, None], length, window)
+    return ((numbers[:, :, None] == numbers[:, None, :]) & seen)[:, None]  # (B, 1, T, T)
 
 
-def prepare_behind(backend: str, rows: int, length: int, past: int | Tensor, total: int, device: torch.device) -> Any:
-    """The same for (rows, length) queries behind ``past`` keys of their row, all of which each of them sees.
+def prepare_behind(
+    backend: str, rows: int, length: int, past: int | Tensor, total: int, window: int, device: torch.device
+) -> Any:
+    """The same for (rows, length) queries behind ``past`` keys of their row; each sees ``window`` keys at most.
 
     Rows hold ``total`` keys. Where ``past`` is a number on the device, those behind the queries' are not there yet.
     """
-    if total == length:
+    if total == length <= window:
         return None
     if backend == "flex":
-        return _flex_mask(1, length, device, total - length)
+        return _flex_mask(1, length, device, total - length, window)
     if backend in MASKED:
-        return torch.arange(total, device=device) <= past + torch.arange(length, device=device)[:, None]
+        return _seen(past + torch.arange(length, device=device)[:, None], total, window)
     counts = torch.arange(rows + 1, dtype=torch.int32, device=device)
     used = None if isinstance(past, int) else (past + length).to(torch.int32).repeat(rows)
-    return Behind(Documents(counts * length, length), Documents(counts * total, total), used)
+    return Behind(Documents(counts * length, length, window), Documents(counts * total, total), used)
+
+
+def _seen(places: Tensor, total: int, window: int) -> Tensor:
+    """(T, total) bool: which keys a query at ``places`` (T, 1) among them sees, at most ``window``; 0: all before."""
+    distance = places - torch.arange(total, device=places.device)
+    return (distance >= 0) & (distance < (window or total))
 
 
 def segments(numbers: Tensor) -> Documents:
@@ -172,7 +184,8 @@ def _forced_sdpa(backend: str) -> Attend:
         queries, keys, _ = documents if isinstance(documents, Behind) else Behind(documents, documents)
         q, k, v, shape = _flat(q), _flat(k), _flat(v), q.shape
         return torch.ops.aten._flash_attention_forward(
-            q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, True, False
+            q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, True, False,
+            window_size_left=queries.window - 1 if _binds(queries, keys) else None,
         )[0].view(shape)  # fmt: skip
 
     return call
@@ -183,13 +196,20 @@ def _flash_attention(dense: Callable[..., Any], variable: Callable[..., Any]) ->
         if documents is None:
             return _first(dense(q, k, v, causal=True))
         queries, keys, used = documents if isinstance(documents, Behind) else Behind(documents, documents)
-        starts = {"cu_seqlens_q": queries.starts, "cu_seqlens_k": keys.starts}
-        longest = {"max_seqlen_q": queries.longest, "max_seqlen_k": keys.longest}
+        given: dict[str, Any] = {"cu_seqlens_q": queries.starts, "cu_seqlens_k": keys.starts}
+        given |= {"max_seqlen_q": queries.longest, "max_seqlen_k": keys.longest}
         if used is not None:
-            starts["seqused_k"] = used
-        return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **starts, **longest)).view(q.shape)
+            given["seqused_k"] = used
+        if _binds(queries, keys):
+            given["window_size"] = (queries.window - 1, 0)
+        return _first(variable(_flat(q), _flat(k), _flat(v), causal=True, **given)).view(q.shape)
 
     return call
+
+
+def _binds(queries: Documents, keys: Documents) -> bool:
+    """Whether the window can hide a key; where it can't, builds without windows do."""
+    return 0 < queries.window < keys.longest
 
 
 def _first(result: Any) -> Tensor:
@@ -213,15 +233,18 @@ def _flex() -> Attend:
     return call
 
 
-def _flex_mask(rows: int, length: int, device: torch.device, past: int = 0, numbers: Tensor | None = None) -> Any:
-    """Causal behind ``past`` keys, within documents where there are their ``numbers`` (rows, length)."""
+def _flex_mask(
+    rows: int, length: int, device: torch.device, past: int = 0, window: int = 0, numbers: Tensor | None = None
+) -> Any:
+    """Causal behind ``past`` keys, of the last ``window``, within documents by their ``numbers`` (rows, length)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        causal = query + past >= key
+        distance = query + past - key
+        seen = (distance >= 0) & (distance < (window or past + length))
         if numbers is None:  # the row is that of the queries, whichever shape the mask was made in
-            return causal
-        return causal & (numbers[row, query] == numbers[row, key])
+            return seen
+        return seen & (numbers[row, query] == numbers[row, key])
 
     return create_block_mask(visible, rows if rows > 1 else None, None, length, past + length, device=str(device))
 

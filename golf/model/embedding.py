@@ -15,12 +15,12 @@ VALUE_EMBED_SCALE = 0.1  # initial weight of the value embedding, as in those re
 
 
 def has_predecessor(tokens: Tensor, bos_id: int | None) -> Tensor:
-    """(B, T) bool: whether the token before stands in the same document and in this window.
+    """(B, T) bool: whether the token before stands in the same document and in this window; a token of -1 is none.
 
     Without ``bos_id`` documents are not told apart, as in the records that have no mask.
     """
-    inside = torch.arange(tokens.shape[1], device=tokens.device) > 0
-    return inside.expand_as(tokens) if bos_id is None else (tokens != bos_id) & inside
+    inside = F.pad(tokens[:, :-1], (1, 0), value=-1) >= 0
+    return inside if bos_id is None else (tokens != bos_id) & inside
 
 
 class BigramHash(nn.Module):

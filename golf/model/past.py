@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,46 +13,47 @@ MIXED_BEFORE = 2  # tokens that reach into the next embedding: smearing reads on
 class Past:
     """Keys and values of the earlier tokens of the same rows, for every attention of a pass, in the order they run.
 
-    Give the same object to each forward pass over the next piece of B rows, each of one document. Gradients end here:
-    what is remembered is a constant. Where the weights change between two pieces, the older keys and values stay what
-    they were when their tokens were read. Nothing is ever dropped: where a row grows too long, begin a new one in it.
+    Give the same object to each forward pass over the next piece of B rows, each of one document, of any length: a
+    query sees the last ``window`` keys, its own among them, and those before are forgotten. What they say of tokens
+    before them stays, so a row is never read again. Gradients end here: what is remembered is a constant. Where the
+    weights change between two pieces, the older keys and values stay what they were when their tokens were read.
 
     Args:
-        longest: tokens that a row holds at most.
+        window: keys that a query sees at most.
 
     Attributes:
-        length: earlier tokens, which the present piece sees.
-        held: how many a row holds with its own.
+        seen: tokens of a row before the present piece.
+        kept: how many of them are remembered.
+        held: keys that a row holds with those of the piece.
     """
 
-    length: int | Tensor
+    seen: int | Tensor
+    kept: int | Tensor
 
-    def __init__(self, longest: int) -> None:
-        self.longest, self.held = longest, 0
-        self.length = 0
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.seen = self.kept = self.held = self._read = 0
         self._tokens: Tensor | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._made: list[tuple[Tensor, Tensor]] = []
 
-    @property
-    def tokens(self) -> Tensor:
-        """(B, 2) or fewer: the last ones."""
-        assert self._tokens is not None
-        return self._tokens
-
     def begin(self, tokens: Tensor) -> Tensor:
-        """The next piece (B, T) -> (B, c + T): after the c tokens that its embedding mixes in."""
-        self.length, self.held = self.held, self.held + tokens.shape[1]
+        """The next piece (B, T) -> (B, c + T): after the c tokens that its embedding mixes in; -1: there is none."""
+        self.seen, self._read = self._read, self._read + tokens.shape[1]
+        self.kept = min(self.seen, self.window - 1)
+        self.held = self.kept + tokens.shape[1]
         self._pairs, self._made = self._made, []
         joined = tokens if self._tokens is None else torch.cat((self._tokens, tokens), dim=1)
         self._tokens = joined[:, -MIXED_BEFORE:]
         return joined
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the present piece (B, T, G, W) -> those that it attends to (B, length + T, G, W)."""
+        """Keys and values of the present piece (B, T, G, W) -> those of which it sees some (B, held, G, W)."""
         if self._pairs:
-            before_k, before_v = self._pairs[len(self._made)]
-            k, v = torch.cat((before_k, k), dim=1), torch.cat((before_v, v), dim=1)
+            k, v = (
+                torch.cat((before[:, before.shape[1] - self.held + x.shape[1] :], x), dim=1)
+                for before, x in zip(self._pairs[len(self._made)], (k, v), strict=True)
+            )
         self._made.append((k.detach(), v.detach()))
         return k, v
 
@@ -63,55 +66,74 @@ class Past:
 class FixedPast(Past):
     """A past that stays in the same memory, piece after piece of one size: a CUDA graph can hold what reads it.
 
-    How many tokens there are is a number on the device; of the ``longest`` places of a row, those behind hold zeros or
-    what a piece left there. A piece may be of the first rows alone. First of all, :meth:`load` something.
+    How many tokens there are is a number on the device; of the ``held`` places of a row, those behind hold zeros or
+    what a piece left there. A piece may be of the first rows alone. Before each, :meth:`make_room`.
 
     Args:
-        past: of such a model and length.
+        window: as for :class:`Past`.
         rows: the most that there will be.
+        device: where they are.
     """
 
-    length: Tensor
+    seen: Tensor
+    kept: Tensor
 
-    def __init__(self, past: Past, rows: int) -> None:
-        super().__init__(past.longest)
-        self.held = past.longest
-        self._tokens = past.tokens.new_empty(rows, MIXED_BEFORE)
-        self.length = self._tokens.new_empty(())
-        self._pairs = [(self._room(k, rows), self._room(v, rows)) for k, v in past._made]
+    def __init__(self, window: int, rows: int, device: torch.device) -> None:
+        super().__init__(window)
+        self.rows, self.held = rows, 2 * window
+        self.seen, self.kept = torch.zeros(2, dtype=torch.int64, device=device)
+        self._last = torch.full((rows, MIXED_BEFORE), -1, device=device)
+        self._filled = 0  # what ``kept`` is, known without waiting for the device
 
-    def _room(self, x: Tensor, rows: int) -> Tensor:
-        return x.new_empty(rows, self.longest, *x.shape[2:])
+    def forget(self) -> None:
+        """Begin anew, with other documents."""
+        self._filled = 0
+        self._last.fill_(-1)
+        # What is masked is multiplied by 0, which a NaN that another document left would outlive.
+        torch._foreach_zero_([self.seen, self.kept, *(room for pair in self._pairs for room in pair)])
 
-    def load(self, past: Past) -> None:
-        """Begin anew with what ``past`` holds, of so many rows or fewer, and of two tokens or more."""
-        rows = len(past.tokens)
-        for own, made in zip(self._pairs, past._made, strict=True):
-            for room, x in zip(own, made, strict=True):
-                room.zero_()  # what is masked is multiplied by 0, which a NaN that another document left would outlive
-                room[:rows, : past.held] = x
-        self.tokens[:rows] = past.tokens
-        self.length.fill_(past.held)
+    def make_room(self, count: int) -> None:
+        """For a piece of so many tokens, at most ``window``."""
+        if self._filled + count > self.held:
+            start, self._filled = self._filled - self.window + 1, self.window - 1
+            for room in (room for pair in self._pairs for room in pair):
+                room[:, : self._filled] = room[:, start : start + self._filled].clone()
+            self.kept.fill_(self._filled)
+        self._filled += count
 
     def begin(self, tokens: Tensor) -> Tensor:
         """See :meth:`Past.begin`."""
         rows, count = tokens.shape
-        self._read, self._places = 0, self.length + torch.arange(count, device=tokens.device)
-        joined = torch.cat((self.tokens[:rows], tokens), dim=1)
-        self.tokens[:rows] = joined[:, -MIXED_BEFORE:]
+        self._read, self._places = 0, self.kept + torch.arange(count, device=tokens.device)
+        joined = torch.cat((self._last[:rows], tokens), dim=1)
+        self._last[:rows] = joined[:, -MIXED_BEFORE:]
         return joined
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Past.extend`; (B, longest, G, W), of which those behind the piece say nothing."""
+        """See :meth:`Past.extend`; what stands behind the piece says nothing."""
+        if self._read == len(self._pairs):  # the first pass of all
+            self._pairs.append((self._room(k), self._room(v)))
         rooms, self._read = self._pairs[self._read], self._read + 1
-        whole_k, whole_v = (self._put(room[: k.shape[0]], x) for room, x in zip(rooms, (k, v), strict=True))
+        whole_k, whole_v = (_Put.apply(x, room[: len(x)], self._places) for room, x in zip(rooms, (k, v), strict=True))
         return whole_k, whole_v
 
-    def _put(self, room: Tensor, x: Tensor) -> Tensor:
-        whole = room.index_copy(1, self._places, x)
-        room.index_copy_(1, self._places, x.detach())
-        return whole
+    def _room(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.rows, self.held, *x.shape[2:])
 
     def advance(self) -> None:
         """The piece is read: the next stands behind it."""
-        self.length += self._places.numel()
+        self.seen += self._places.numel()
+        self.kept += self._places.numel()
+
+
+class _Put(torch.autograd.Function):
+    """x (B, T, ...) put into its ``places`` (T,) of ``room`` (B, S, ...) -> the room; only x has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, room: Tensor, places: Tensor) -> Tensor:
+        ctx.places = places
+        return room.index_copy_(1, places, x).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(1, ctx.places), None, None

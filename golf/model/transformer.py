@@ -175,9 +175,9 @@ class Transformer(nn.Module):
     def embed_tokens(
         self, tokens: Tensor, weight: Tensor, adapters: Adapters | None = None, kernels: bool = False
     ) -> Tensor:
-        """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix."""
+        """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix; of -1 any."""
         linked = has_predecessor(tokens, self.bos_id if self.config.bos_mask else None)
-        x = F.embedding(tokens, weight.to(self.compute_dtype))
+        x = F.embedding(tokens.clamp(min=0), weight.to(self.compute_dtype))
         if self.bigram is not None:
             x = x + self.bigram(tokens, linked, self.compute_dtype, adapters)
         if isinstance(self.smear, TokenSmear):
@@ -199,16 +199,17 @@ class Transformer(nn.Module):
         longest: int = length
         start: int | Tensor = 0
         if past is not None:
-            longest, start = past.longest, past.length
+            longest, start = past.window, past.seen
         elif config.document_mask and documents is not None:
-            masks, longest = documents, documents.longest
+            masks, longest = documents, documents.window or documents.longest
         elif config.document_mask:
             masks = document_ids(tokens, self.bos_id)
         base = ntk_base(config.rope_base, config.rope_dims, longest, config.rope_train_len)
         if past is None:
             attended = prepare(self.attention, masks, rows, length)
         else:
-            attended = prepare_behind(self.attention, rows, length, past.length, past.held, tokens.device)
+            keys = (past.kept, past.held, past.window)
+            attended = prepare_behind(self.attention, rows, length, *keys, tokens.device)
         return Shared(
             x0=Relay(x0),
             rope=rotation(length, config.rope_dims, base, tokens.device, x0.dtype, start),

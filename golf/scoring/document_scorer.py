@@ -1,10 +1,10 @@
 """The scorer that reads each document from its beginning, alone or learning from it as it goes.
 
-A document is read piece by piece behind the keys and values of what came before. With ``ttt: lora`` each document has
-adapters of its own: a piece is scored, then learnt from, then the next is scored with what was learnt (score-first).
-They begin anew with every document, so no document changes another's score, whatever the order of the work. The
-public records read up to 2,048 tokens again for every 48; here each token is read once, and its keys and values stay
-what they were when it was read.
+A document is read once, whole or piece by piece behind the keys and values of what came before: a token sees the last
+``seq_len`` in each layer, and these saw those before them. With ``ttt: lora`` each document has adapters of its own: a
+piece is scored, then learnt from, then the next is scored with what was learnt (score-first). They begin anew with
+every document, so no document changes another's score, whatever the order of the work. The public records read up to
+2,048 tokens again for every 48; here keys and values stay what they were when their tokens were read.
 
 With ``phase_tokens`` the model learns too: after so many targets, to the end of their last document, all weights are
 trained on these documents as :class:`golf.scoring.learner.Learner` does, and the next documents begin from there.
@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from golf.params.eval import Eval
-from golf.scoring.documents import Document, by_length, deal, group, phases, pieces, split, targets
-from golf.scoring.learner import Beside, Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
-from golf.scoring.lora import RowAdapters
+from golf.scoring.documents import Document, Stream, by_length, deal, group, phases, pieces, split, targets
+from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_time, meet, ranks, refuse_infinite
+from golf.scoring.packed import packable, packs, score_pack
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
 from golf.scoring.recorded import Recorded, recordable
@@ -50,7 +50,7 @@ class Pace:
 
 
 class DocumentScorer:
-    """Every target in the context of its own document, from its BOS on and at most ``seq_len`` tokens back.
+    """Every target in the context of its own document, from its BOS on; a layer sees ``seq_len`` tokens back at most.
 
     Args:
         model: ``forward(tokens, targets, adapters, past=)`` as :class:`golf.model.transformer.Transformer`; it is
@@ -81,7 +81,6 @@ class DocumentScorer:
         self.adapted = 0
         self.waited = 0.0
         self._pace = Pace()
-        self._beside: Beside | None = None
         self._events: dict[int, list[Event]] = {}
         self._recorded: Recorded | None = None
 
@@ -96,38 +95,41 @@ class DocumentScorer:
         Raises:
             DataError: fewer than two tokens, a token outside the vocabulary, or a score that is not finite.
         """
-        stream, documents = self._prepare(tokens)
-        scores = torch.zeros(tokens.numel(), dtype=torch.float64, device=stream.device)  # the last place: no target's
+        return self._score(tokens)[0]
+
+    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
+        scores, beside = self._score(tokens, hints)
+        return scores, beside
+
+    def _score(self, tokens: Tensor, *hints: Tensor) -> Tensor:
+        """(N, T-1): of the targets, of hints."""
+        ordered, documents = self._prepare(tokens)
+        following = torch.stack([each.to(ordered.device).roll(-1) for each in (ordered, *hints)])
+        stream = Stream(ordered, following, torch.zeros_like(following, dtype=torch.float64))
         self.adapted, self.waited, self._events, self._pace = 0, 0.0, defaultdict(list), Pace()
         learner = Learner(self.model, self.config) if self._has_phases else None
         for phase in documents:
             later = (tokens.numel() - 1 - phase[-1].stop) / ranks()[1]
-            self._score_phase(self.model if learner is None else learner.model, phase, later, stream, scores)
-            self.waited += meet(stream.device)
+            self._score_phase(self.model if learner is None else learner.model, phase, later, stream)
+            self.waited += meet(ordered.device)
             lesson = self.config.ttt_epochs * targets(phase) / ranks()[1] / PLAIN_SHARE  # as long as adapters learnt
             deadline = self.deadline - self._pace.seconds(later + lesson)
-            if learner is not None and later > 0 and has_time(deadline, stream.device):
-                learn_phase(learner, phase, stream)
+            if learner is not None and later > 0 and has_time(deadline, ordered.device):
+                learn_phase(learner, phase, ordered)
                 state = digest(learner.model) if self.traced else ""
                 for document in phase:
                     self._note(phase[-1].stop, "update", document.start + 1, document.stop + 1, state)
         self.waited += 0.0 if learner is None else learner.waited
         self._recorded = None
-        scores[-1] = self.adapted
-        found = gather(scores)
+        stream.scores[0, -1] = self.adapted
+        found = gather(stream.scores)
         if self.config.order == "length":
             # A score belongs to the input that it follows: the target of a document's last is a BOS, whoever's.
-            found = found.scatter(0, self._places, found)
-        self.adapted = int(found[-1])
-        refuse_infinite(found[:-1], 1)
-        return found[:-1]
-
-    def score_beside(self, tokens: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`score`, and (T-1,) float64: log-probability of hints[1:], given ``hints`` (T,) int64."""
-        device = next(self.model.parameters()).device
-        self._beside = Beside(hints.to(device).roll(-1), torch.zeros(hints.numel(), dtype=torch.float64, device=device))
-        scores, beside, self._beside = self.score(tokens), self._beside.scores, None
-        return scores, gather(beside[:-1])
+            found[0] = found[0].scatter(0, self._places, found[0])
+        self.adapted = int(found[0, -1])
+        refuse_infinite(found[0, :-1], 1)
+        return found[:, :-1]
 
     def parts(self, tokens: Tensor) -> int:
         """How many documents there are."""
@@ -135,7 +137,9 @@ class DocumentScorer:
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """(V,) float64: what scores ``tokens[position]``: its group is read again up to there."""
-        stream, documents = self._prepare(tokens, position)
+        ordered, documents = self._prepare(tokens, position)
+        following = ordered.roll(-1)[None]
+        stream = Stream(ordered, following, following)
         if self.config.order == "length":
             position = int((self._places == position - 1).nonzero()) + 1
         learner = Learner(self.model, self.config) if self._has_phases else None
@@ -143,7 +147,7 @@ class DocumentScorer:
             if position <= phase[-1].stop:
                 break
             if learner is not None:
-                learn_phase(learner, phase, stream)
+                learn_phase(learner, phase, ordered)
         model = self.model if learner is None else learner.model
         for members in group(phase, self.config.lora_documents):
             for row, document in enumerate(members):
@@ -166,9 +170,7 @@ class DocumentScorer:
         per_phase = self.config.phase_tokens if self._has_phases else 0
         return tokens.to(next(self.model.parameters()).device, torch.int64), phases(split(tokens, bos_id), per_phase)
 
-    def _score_phase(
-        self, model: nn.Module, documents: list[Document], later: float, stream: Tensor, scores: Tensor
-    ) -> None:
+    def _score_phase(self, model: nn.Module, documents: list[Document], later: float, stream: Stream) -> None:
         """Score this rank's groups; learning ends when all that is left, ``later`` targets too, would come too late."""
         rank, count = ranks()
         groups = deal(group(documents, self.config.lora_documents), count, pieces(self.config, self.adapts))[rank]
@@ -176,31 +178,34 @@ class DocumentScorer:
         for members in groups:
             needed = self._pace.seconds(left + targets(members))  # to learn from these takes as long as to read two
             learns = self.adapts and time.monotonic() + needed < self.deadline
-            self._score_group(model, members, stream, scores, learns)
+            self._score_group(model, members, stream, learns)
             self.adapted += learns * len(members)
             left -= targets(members)
             self._pace.done += targets(members)
-            if stream.device.type == "cuda":
-                torch.cuda.synchronize(stream.device)  # else the clock would show what is queued
+            if stream.tokens.is_cuda:
+                torch.cuda.synchronize(stream.tokens.device)  # else the clock would show what is queued
             if self.on_scored is not None:
                 self.on_scored(targets(members))
 
-    def _score_group(
-        self, model: nn.Module, members: list[Document], stream: Tensor, scores: Tensor, learns: bool
-    ) -> None:
+    def _score_group(self, model: nn.Module, members: list[Document], stream: Stream, learns: bool) -> None:
+        base = digest(model) if self.traced else ""
+        if not learns and packable(model):
+            rows, members = packs(members, self.config.batch_windows * self.config.seq_len)
+            for row in rows:
+                score_pack(model, stream, row, self.config.seq_len)
+                for document in row:
+                    self._note(document.start, "score", document.start + 1, document.stop + 1, base)
+            if not members:
+                return
         recorded = self._record(model, members) if learns else None
         reader = Reader(model, self.config, members, stream, learns=learns, recorded=recorded)
-        base = digest(model) if self.traced else ""
         for piece in reader:
-            self._note_piece("score", reader, piece, base, piece.tokens.shape[0])
-            if self.config.tilt and self._beside is not None:
-                nll, beside = reader.nll_beside(piece, self._beside.hints[piece.places])
-                self._beside.scores[piece.places] = -beside.double()
-            else:
-                nll = reader.nll(piece)
-            scores[piece.places] = -nll.detach().double()
+            self._note_piece("score", reader, piece, base)
+            nll = reader.nll(piece)
+            stream.scores[:, piece.places] = -nll.detach().double()
             reader.finish(piece, nll)
-            self._note_piece("update", reader, piece, base, piece.going if learns else 0)
+            if learns:
+                self._note_piece("update", reader, piece, base)
         for document in members if learns else ():  # what was learnt is forgotten
             self._note(document.start, "update", document.start + 1, document.stop + 1, base)
 
@@ -208,14 +213,14 @@ class DocumentScorer:
         """Where steps can be recorded, what does it: of the first group, whose rows are the most, for all."""
         config = self.config
         equal = config.lora_chunk_growth == 0 and config.lora_chunk_tokens > 1
-        if self.traced or self._beside is not None or not equal or not recordable(model):
+        if not equal or not recordable(model):
             return None
-        if self._recorded is None or len(members) > len(self._recorded.adapters.values[0]):
+        if self._recorded is None or len(members) > self._recorded.rows:
             self._recorded = None  # its memory, before there is more
-            self._recorded = Recorded(model, RowAdapters(model, config, len(members)))
+            self._recorded = Recorded(model, config, len(members))
         return self._recorded
 
-    def _distribution(self, model: nn.Module, members: list[Document], stream: Tensor, row: int, target: int) -> Tensor:
+    def _distribution(self, model: nn.Module, members: list[Document], stream: Stream, row: int, target: int) -> Tensor:
         """What scores a document's target, counted from 0: the row's of the group ``members``."""
         reader = Reader(model, self.config, members, stream, learns=self.adapts)
         for piece in reader:
@@ -224,15 +229,18 @@ class DocumentScorer:
             reader.finish(piece, reader.nll(piece))
         raise AssertionError("the pieces reach to the longest document's end")
 
-    def _note_piece(self, kind: Literal["score", "update"], reader: Reader, piece: Piece, base: str, rows: int) -> None:
+    def _note_piece(self, kind: Literal["score", "update"], reader: Reader, piece: Piece, base: str) -> None:
+        """Of those documents that reach into the piece; an update: beyond it."""
         if not self.traced:
             return
-        for row, document in enumerate(reader.members[:rows]):
+        size = piece.places.shape[1]
+        reach = piece.start + (size if kind == "update" else 0)
+        for row, document in enumerate(each for each in reader.members if each.length > reach):
             state = base
-            if reader.adapters is not None and (piece.start > 0 or kind == "update"):
+            if reader.adapters is not None and reach > 0:
                 state = hashlib.sha256((base + reader.adapters.digest(row)).encode()).hexdigest()[:32]
             start = document.start + piece.start + 1
-            self._note(document.start, kind, start, min(start + piece.places.shape[1], document.stop + 1), state)
+            self._note(document.start, kind, start, min(start + size, document.stop + 1), state)
 
     def _note(self, key: int, kind: Literal["score", "update"], start: int, stop: int, state: str) -> None:
         if self.traced:

@@ -30,6 +30,14 @@ class Document(NamedTuple):
         return self.stop - self.start
 
 
+class Stream(NamedTuple):
+    """What is scored, on the model's device."""
+
+    tokens: Tensor  # (T,) int64
+    following: Tensor  # (N, T) int64: what is scored behind each token: the one that follows; a hint
+    scores: Tensor  # (N, T) float64: log-probabilities of these; the last place is no target's
+
+
 def split(tokens: Tensor, bos_id: int) -> list[Document]:
     """The documents of tokens (T,): each from its BOS; the next document's BOS is its last target.
 
@@ -74,40 +82,26 @@ def group(documents: Sequence[Document], rows: int) -> list[list[Document]]:
     return [ordered[first : first + rows] for first in range(0, len(ordered), rows)]
 
 
-class Cut(NamedTuple):
-    """A piece of a row: [begin, stop) is read and [start, stop) scored.
-
-    With ``begin == start`` it is read behind what came before, else anew from ``begin``.
-    """
-
-    begin: int
-    start: int
-    stop: int
-
-
 @dataclass(frozen=True)
 class Pieces:
     """How a row is cut: pieces of ``first`` tokens, later ones longer, by ``growth`` of what stands before them.
 
-    A piece is a whole multiple of ``first``, and at most a quarter of ``window``, tokens that are seen at once: when
-    these are full, the last half of them is read again. Where a piece begins depends on nothing but the place in the
-    document: a document that ends early is cut as its part of a longer one.
+    A piece is a whole multiple of ``first``, and a grown one at most a quarter of ``window``, tokens that are seen at
+    once. Where a piece begins depends on nothing but the place in the document: a document that ends early is cut as
+    its part of a longer one.
     """
 
     first: int
     growth: float
     window: int
 
-    def __call__(self, length: int) -> Iterator[Cut]:
-        """The pieces of a row of that many tokens; the last one reaches to its end or beyond."""
-        origin = start = 0
+    def __call__(self, length: int) -> Iterator[tuple[int, int]]:
+        """The pieces [start, stop) of a row of that many tokens; the last one reaches to its end or beyond."""
+        start = 0
         while start < length:
             grown = min(int(start * self.growth), self.window // 4) // self.first * self.first
             stop = start + max(self.first, grown)
-            begin = start
-            if stop - origin > self.window:
-                origin = begin = start - self.window // 2
-            yield Cut(begin, start, stop)
+            yield start, stop
             start = stop
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from golf.model.linear import Adapters
 from golf.model.past import Past
 from golf.params.eval import Eval
-from golf.scoring.documents import Document, pieces
+from golf.scoring.documents import Document, Stream, pieces
 from golf.scoring.lora import RowAdapters
 from golf.scoring.recorded import Recorded
 from golf.scoring.windows import nll_of
@@ -21,9 +22,9 @@ REPAYS = 16  # pieces behind which it has paid to record a step of fewer rows
 class Piece(NamedTuple):
     """The same stretch of R documents, those of a group that reach so far."""
 
-    start: int  # of the targets to score, in each document
-    tokens: Tensor  # (R, L + 1): inputs and targets, of which the last C targets are to be scored: L > C: read anew
-    places: Tensor  # (R, C): the position of each such target, less 1; T - 1 behind a document's end
+    start: int  # in each document
+    tokens: Tensor  # (R, C)
+    places: Tensor  # (R, C): the position of each one's target, less 1; T - 1 behind a document's end
     going: int  # the first so many rows are read on behind this piece
 
 
@@ -34,7 +35,7 @@ class Reader:
         model: as for :class:`golf.scoring.document_scorer.DocumentScorer`.
         config: the eval section.
         members: the documents.
-        stream: (T,) int64, on the model's device.
+        stream: what they are of.
         learns: with adapters that learn.
         recorded: whose adapters learn, in steps that are recorded; for pieces of one size.
     """
@@ -44,85 +45,66 @@ class Reader:
         model: nn.Module,
         config: Eval,
         members: Sequence[Document],
-        stream: Tensor,
+        stream: Stream,
         *,
         learns: bool,
         recorded: Recorded | None = None,
     ) -> None:
         self.model, self.config, self.members, self.stream = model, config, members, stream
+        self.recorded, self.rows = recorded, len(members)
         self.past = Past(config.seq_len)
         self.adapters: RowAdapters | None = None
-        self.recorded, self._replayed = recorded, False
         if recorded is not None:
-            self.adapters = recorded.begin(len(members))
+            self.rows = recorded.rows if self._is_short(0) else self.rows
+            self.adapters = recorded.begin(self.rows)
         elif learns:
-            self.adapters = RowAdapters(model, config, len(members))
+            self.adapters = RowAdapters(model, config, self.rows)
+
+    def _is_short(self, start: int) -> bool:
+        """Whether what is left of the group is read before a step of its own number of rows would have paid."""
+        return self.members[0].length < start + REPAYS * self.config.lora_chunk_tokens
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order; between one and the next, :meth:`finish` must be called."""
-        members, last, device = self.members, self.stream.numel() - 1, self.stream.device
-        starts = torch.tensor([document.start for document in members], device=device)[:, None]
-        stops = torch.tensor([document.stop for document in members], device=device)[:, None]
-        rows = len(members)
-        for begin, start, end in pieces(self.config, self.adapters is not None)(members[0].length):
-            stop = end if self.adapters is not None else min(end, members[0].length)
-            places = starts[:rows] + torch.arange(begin, stop + 1, device=device)
-            scored = places[:, start - begin : -1]
-            going = sum(document.length > stop for document in members[:rows])
-            if self.recorded is not None and (2 * going > rows or members[0].length < stop + REPAYS * (stop - start)):
+        tokens, rows = self.stream.tokens, self.rows
+        last, device = tokens.numel() - 1, tokens.device
+        none = [Document(last, last)] * (rows - len(self.members))
+        starts, stops = torch.tensor([*self.members, *none], device=device).T[..., None]
+        for start, end in pieces(self.config, self.adapters is not None)(self.members[0].length):
+            stop = end if self.adapters is not None else min(end, self.members[0].length)
+            places = starts[:rows] + torch.arange(start, stop, device=device)
+            going = sum(document.length > stop for document in self.members)
+            if self.recorded is not None and (2 * going > rows or self._is_short(stop)):
                 going = rows * (going > 0)  # a step of fewer rows would have to be recorded
             yield Piece(
                 start=start,
-                tokens=self.stream[places.clamp(max=last)],
-                places=torch.where(scored < stops[:rows], scored, last),
+                tokens=tokens[places.clamp(max=last)],
+                places=torch.where(places < stops[:rows], places, last),
                 going=going,
             )
             rows = going
 
     def nll(self, piece: Piece) -> Tensor:
-        """(R, C) nats of the targets to score; with a graph back to adapters that will learn from them."""
-        learns = self.adapters is not None and piece.going > 0
-        if self.recorded is not None and self._replays(self.recorded, piece):
-            return self.recorded.nll(piece.tokens)
-        with torch.set_grad_enabled(learns):
-            return self._forward(piece, piece.tokens[:, -piece.places.shape[1] :])
-
-    def _replays(self, recorded: Recorded, piece: Piece) -> bool:
-        """Whether the recorded step is for this piece: one behind others. It then knows what was read of them."""
-        behind = piece.start > 0 and piece.tokens.shape[1] == piece.places.shape[1] + 1
-        if behind and not self._replayed:
-            recorded.load(self.past)
-            self.past = Past(self.config.seq_len)
-        elif not behind:
-            torch.cuda.empty_cache()  # blocks of other sizes, where steps hold half of the memory
-        self._replayed = behind
-        return behind
-
-    def nll_beside(self, piece: Piece, hints: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and (R, C) nats of ``hints`` in their places, from one forward pass."""
-        learns, scored = self.adapters is not None and piece.going > 0, piece.places.shape[1]
-        with torch.set_grad_enabled(learns):
-            return nll_of(self._forward(piece, None), piece.tokens[:, -scored:], hints)
+        """(N, R, C) nats of what follows the piece's tokens; with a graph back to adapters that will learn from it."""
+        wanted = self.stream.following[:, piece.places]
+        if self.recorded is not None:
+            return self.recorded.nll(piece.tokens, wanted)
+        with torch.set_grad_enabled(self.adapters is not None and piece.going > 0):
+            return nll_of(self.model, piece.tokens, wanted, self._adapters(), None, self.past)
 
     def logits(self, piece: Piece) -> Tensor:
         """(R, C, V) instead."""
         with torch.no_grad():
-            return self._forward(piece, None)
-
-    def _forward(self, piece: Piece, targets: Tensor | None) -> Tensor:
-        adapters = None if self.adapters is None else self.adapters.adapters()
-        before, tokens = piece.tokens[:, :-1].tensor_split([-piece.places.shape[1]], 1)
-        if before.numel():  # a new window; what stands before the piece is a constant there, too
-            self.past = Past(self.config.seq_len)
-            with torch.no_grad():
-                self.model(before, before[:, :0], adapters, past=self.past)
-        result: Tensor = self.model(tokens, targets, adapters, past=self.past)
+            result: Tensor = self.model(piece.tokens, None, self._adapters(), past=self.past)
         return result
 
+    def _adapters(self) -> Adapters | None:
+        return None if self.adapters is None else self.adapters.adapters()
+
     def finish(self, piece: Piece, nll: Tensor) -> None:
-        """Learn from a piece's ``nll`` (R, C), if that is to be done yet, and go on with the documents that do."""
+        """Learn from a piece's ``nll`` (N, R, C), if that is to be done yet, and go on with the documents that do."""
         self.past.keep(piece.going)
         if self.adapters is not None and piece.going > 0:
-            if not self._replayed:
-                self.adapters.learn(nll[: piece.going])
+            if self.recorded is None:
+                self.adapters.learn(nll[0, : piece.going])
             self.adapters.keep(piece.going)

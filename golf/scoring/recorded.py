@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.attention import Documents, segments
-from golf.model.past import FixedPast, Past
+from golf.model.past import FixedPast
 from golf.model.transformer import document_ids
+from golf.params.eval import Eval
 from golf.runtime.graphs import record
 from golf.scoring.lora import RowAdapters
-from golf.scoring.windows import Forward
+from golf.scoring.windows import Forward, nll_of
 
 EAGER = 2  # batches of a shape that are not worth recording it
 ENTRIES = 256  # room for segments is a multiple of this: few shapes
@@ -31,7 +32,7 @@ Made = dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Te
 
 
 def replayed(made: Made, nll: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    """``nll(*given)`` (B, L) fp32, where ``given[1]`` is (B, L), in memory that the next call overwrites.
+    """``nll(*given)`` fp32, of the shape of ``given[1]``, in memory that the next call overwrites.
 
     By the graph that was ``made`` of it, or it is made now; they share their memory.
     """
@@ -51,17 +52,19 @@ class Recorded:
 
     Args:
         model: as for :class:`golf.scoring.document_scorer.DocumentScorer`; its weights may change, not move.
-        adapters: of the most rows.
+        config: the eval section.
+        rows: the most documents.
     """
 
-    def __init__(self, model: nn.Module, adapters: RowAdapters) -> None:
-        self.model, self.adapters = model, adapters
-        self.past: FixedPast | None = None
+    def __init__(self, model: nn.Module, config: Eval, rows: int) -> None:
+        self.model, self.rows, self.adapters = model, rows, RowAdapters(model, config, rows)
+        self.past = FixedPast(config.seq_len, rows, self.adapters.drawn.device)
         self._made: Made = {}
 
     def begin(self, rows: int) -> RowAdapters:
-        """The adapters of a new group of ``rows`` documents, which know nothing."""
+        """The adapters of a new group of ``rows`` documents, of which nothing is known or remembered."""
         self.adapters.forget()
+        self.past.forget()
         return self._of(rows)
 
     def _of(self, rows: int) -> RowAdapters:
@@ -70,27 +73,29 @@ class Recorded:
         part.keep(rows)
         return part
 
-    def load(self, past: Past) -> None:
-        """What the next pieces stand behind."""
-        self.past = self.past or FixedPast(past, len(self.adapters.values[0]))
-        self.past.load(past)
+    def nll(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """(N, R, L) nats of ``wanted``, as it, given ``tokens`` (R, L), from before the adapters learn from the first.
 
-    def nll(self, tokens: Tensor) -> Tensor:
-        """(R, L) nats of the targets in ``tokens`` (R, L + 1), from before the adapters learn from them."""
-        return replayed(self._made, self._step, tokens[:, :-1], tokens[:, 1:])
+        The first of the N are the targets, the second hints.
+        """
+        self.past.make_room(tokens.shape[1])
+        return replayed(self._made, self._step, tokens, wanted)
 
-    def _step(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        assert self.past is not None
+    def _step(self, tokens: Tensor, wanted: Tensor) -> Tensor:
         adapters = self._of(len(tokens))
-        nll: Tensor = self.model(tokens, targets, adapters.adapters(), past=self.past)
-        adapters.learn(nll)
+        nll = nll_of(self.model, tokens, wanted, adapters.adapters(), None, self.past)
+        adapters.learn(nll[0])
         self.past.advance()
         return nll.detach()
 
 
 def recordable(model: nn.Module) -> bool:
-    """Whether a step of ``model`` can be: its attention must be told on the device how many keys there are."""
-    return getattr(model, "graphs", False) and getattr(model, "attention", "") == "fa3"
+    """Whether a step of ``model`` can be: its attention must be told on the device how many keys there are.
+
+    Without a BOS mask, the first token of a document is mixed with zeros, which a fixed past has none of.
+    """
+    graphs = getattr(model, "graphs", False) and getattr(model, "attention", "") == "fa3"
+    return bool(graphs and getattr(model, "config").bos_mask)  # noqa: B009 - any module's
 
 
 class RecordedForward:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,12 @@ Forward = Callable[..., Tensor]
 """tokens (B, L), targets (B, L) -> nll (B, L); tokens (B, L) alone -> logits (B, L, V)."""
 
 
-def nll_of(logits: Tensor, targets: Tensor, hints: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of ``targets`` and of ``hints``, both (B, L), under the same logits (B, L, V), fp32; the first learns."""
-    log_p = torch.log_softmax(logits.float(), dim=-1)
-    found = log_p.gather(-1, torch.stack((targets, hints), dim=-1)).neg()
-    return found[..., 0], found[..., 1].detach()
+def nll_of(forward: Forward, tokens: Tensor, wanted: Tensor, *given: Any) -> Tensor:
+    """(N, B, L) fp32 nats of ``wanted`` (N, B, L), given ``tokens`` (B, L): targets, then hints, from one pass."""
+    if len(wanted) == 1:
+        return forward(tokens, wanted[0], *given)[None]
+    log_p = torch.log_softmax(forward(tokens, None, *given).float(), dim=-1)
+    return log_p.gather(-1, wanted.movedim(0, -1)).neg().movedim(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Windows:
             stop: the window after the last.
             into: two as for :meth:`score`: of the targets, of the hints.
         """
-        inputs, targets = self.batch(padded, first, stop)[:, :-1], self.batch(padded, first, stop)[:, 1:]
-        found = nll_of(forward(inputs), targets, self.batch(hints, first, stop)[:, 1:])
+        rows = [self.batch(one, first, stop) for one in (padded, hints)]
+        found = nll_of(forward, rows[0][:, :-1], torch.stack([row[:, 1:] for row in rows]))
         for nll, one in zip(found, into, strict=True):
             self.score(lambda *_, nll=nll: nll, padded, first, stop, one)
 

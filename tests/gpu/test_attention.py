@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from golf.model.attention import NAMES, Documents, attend, choose_backend, segments
+from golf.model.attention import (
+    NAMES,
+    Documents,
+    attend,
+    choose_backend,
+    implementation,
+    prepare_behind,
+    segments,
+)
 from golf.model.weights import ModelSpec, build
 from golf.params.model import Model
 from golf.runtime.errors import ConfigError
@@ -55,7 +63,7 @@ def test_forward_and_backward_against_fp64(name):
         assert error < 1e-2
 
 
-@pytest.mark.parametrize("form", ["numbers", "segments"])
+@pytest.mark.parametrize("form", ["numbers", "segments", "windows"])
 @pytest.mark.parametrize("name", NAMES)
 def test_within_documents_against_plain_sdpa(name, form):
     if name not in available():
@@ -67,14 +75,41 @@ def test_within_documents_against_plain_sdpa(name, form):
     numbers = (torch.rand(3, 384, device="cuda") < 0.05).cumsum(1).int()
     packed = segments(numbers)
     ends = torch.cat([packed.starts.unique(), packed.starts[-1:].repeat(50)])
-    y = attend(q, k, v, name, numbers if form == "numbers" else Documents(ends, 384))
-    expected = attend(*wide, "sdpa", numbers)
+    window = 20 if form == "windows" else 0
+    y = attend(q, k, v, name, numbers if form == "numbers" else Documents(ends, 384, window))
+    expected = attend(*wide, "sdpa", Documents(ends, 384, window))
     weight = torch.randn_like(expected)
     (y.float() * weight).sum().backward()
     (expected * weight).sum().backward()
     assert (y.float() - expected).abs().max() < 3e-2
     for found, exact in zip((q, k, v), wide, strict=True):
         assert (found.grad.float() - exact.grad).norm() / exact.grad.norm() < 1e-2
+
+
+@pytest.mark.parametrize("window", [100, 400])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_behind_earlier_keys_against_plain_sdpa(name, fixed, window):
+    """Of 384 keys a row, 330 are there, or so many as the device knows; the last 30 are the queries'."""
+    if name not in available():
+        pytest.skip(f"{name} is not on this machine")
+    if fixed and name not in ("fa3", "sdpa"):
+        pytest.skip("not told on the device how many keys there are")
+    torch.manual_seed(0)
+    total, past = 384 if fixed else 330, torch.tensor(300, device="cuda") if fixed else 300
+    shapes = ((3, 30, 8, 64), (3, total, 4, 64), (3, total, 4, 64))
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    y = implementation(name)(q, k, v, prepare_behind(name, 3, 30, past, total, window, q.device))
+    exact = [wide[0], *(x[:, :330] for x in wide[1:])]
+    expected = implementation("sdpa")(*exact, prepare_behind("sdpa", 3, 30, 300, 330, window, q.device))
+    weight = torch.randn_like(expected)
+    (y.float() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert (y.float() - expected).abs().max() < 3e-2
+    for found, needed in zip((q, k, v), wide, strict=True):
+        seen = slice(0, 30 if found is q else 330)  # of the others nobody asks
+        assert (found.grad[:, seen].float() - needed.grad[:, seen]).norm() / needed.grad.norm() < 1e-2
 
 
 @pytest.mark.parametrize("name", NAMES)

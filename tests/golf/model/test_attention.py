@@ -44,12 +44,13 @@ def test_sdpa_is_causal_grouped_attention(heads, kv_heads, length):
 
 
 @pytest.mark.parametrize("past", [0, 7])
-def test_flex_reads_several_rows_by_one_mask(past):
+@pytest.mark.parametrize("window", [5, 40])
+def test_flex_reads_several_rows_by_one_mask(past, window):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(3, 20, 4, 16, generator=generator)
     k, v = torch.randn(2, 3, past + 20, 2, 16, generator=generator)
     found, exact = (
-        implementation(name)(q, k, v, prepare_behind(name, 3, 20, past, past + 20, q.device))
+        implementation(name)(q, k, v, prepare_behind(name, 3, 20, past, past + 20, window, q.device))
         for name in ("flex", "sdpa")
     )
     torch.testing.assert_close(found, exact)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from golf.model.attention import Documents
 from golf.model.past import FixedPast, Past
 from golf.model.transformer import Transformer
 from tests.golf.model.tiny import BOS, EVERYTHING, tiny, tokens
@@ -13,6 +14,7 @@ KINDS = {
     "smeared": {"smear_gate": True, "smear_kind": "channel"},
     "token smear": {"smear_gate": True, "smear_kind": "token", "gate_inputs": 6},
     "no masks": {"smear_gate": True, "bos_mask": True, "document_mask": False},
+    "unmasked": {"smear_gate": True, "bos_mask": False, "document_mask": False},
     "looped": {"loop_first": 1, "loop_last": 2, "loop_passes": 3, "unet_skips": "gated"},
     "lanes": {"parallel": "two_lane", "parallel_from": 2, "attention_gate": "sparse", "gate_inputs": 8},
     "stretched": {"rope_train_len": 8},
@@ -45,36 +47,56 @@ def test_pieces_give_the_logits_of_the_whole(kind: str, lengths: list[int]) -> N
     torch.testing.assert_close(pieces(model, ids, lengths, 40), whole, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pieces_in_fixed_memory_give_the_same(kind: str) -> None:
-    """Behind a past that is loaded, twice and with other rows the second time; what stands behind the piece is none."""
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unmasked"])
+@pytest.mark.parametrize("window", [40, 17, 8])
+def test_pieces_in_fixed_memory_give_the_same(kind: str, window: int) -> None:
+    """Twice, with other rows the second time; what stands behind the piece is none."""
     model, ids = tiny(**KINDS[kind]).eval(), rows()
-    fixed = None
+    ids[1, 0] = 5  # a document without a BOS
+    fixed = FixedPast(window, 3, ids.device)
     with torch.no_grad():
-        for some, first in ((slice(0, 3), 8), (slice(1, 3), 16)):
-            past = Past(40)
-            model(ids[some, :first], past=past)
-            fixed = fixed or FixedPast(past, 3)
-            for room in fixed._pairs[0]:
-                room.fill_(torch.nan)  # as of a document that learnt too much
-            fixed.load(past)
-            for start in range(first, 40, 8):
+        for some in (slice(0, 3), slice(1, 3)):
+            fixed.forget()
+            past = Past(window)
+            for start in range(0, 40, 8):
+                fixed.make_room(8)
                 found = model(ids[some, start : start + 8], past=fixed)
                 fixed.advance()
                 expected = model(ids[some, start : start + 8], past=past)
                 torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+            for room in fixed._pairs[0]:
+                room.fill_(torch.nan)  # as of a document that learnt too much
 
 
 def test_gradients_in_fixed_memory_are_the_piece_s() -> None:
     model, ids = tiny(num_layers=2).eval(), rows()
-    past = Past(40)
-    with torch.no_grad():
-        model(ids[:, :16], past=past)
-    fixed = FixedPast(past, 3)
-    fixed.load(past)
+    past, fixed = Past(40), FixedPast(40, 3, ids.device)
+    for own in (past, fixed):
+        fixed.make_room(16)
+        with torch.no_grad():
+            model(ids[:, :16], past=own)
+    fixed.advance()
+    fixed.make_room(8)
     found = [torch.autograd.grad(model(ids[:, 16:24], past=own).sum(), [*model.parameters()]) for own in (fixed, past)]
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [[40], [13, 27], [8, 8, 8, 8, 8], [1] * 40])
+def test_a_query_sees_so_many_keys_in_each_layer(kind: str, lengths: list[int]) -> None:
+    """However the row is cut, the logits are those of the whole row in one segment with that window."""
+    model, ids = tiny(**KINDS[kind]).eval(), rows()
+    if not model.config.document_mask:
+        pytest.skip("a model that reads no documents")
+    with torch.no_grad():
+        whole = [model(row[None], documents=Documents(torch.tensor([0, 40], dtype=torch.int32), 40, 9)) for row in ids]
+        changed = model(
+            ids.index_fill(1, torch.tensor([2]), 9),
+            documents=Documents(torch.tensor([0, 40, 80, 120], dtype=torch.int32), 40, 9),
+        )
+    torch.testing.assert_close(pieces(model, ids, lengths, 9), torch.cat(whole), rtol=0, atol=2e-5)
+    assert not torch.equal(changed[:, 2:11], torch.cat(whole)[:, 2:11])
 
 
 def test_every_piece_sees_the_row_s_first_tokens() -> None:

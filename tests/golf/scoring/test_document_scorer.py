@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from golf.model.attention import Documents
 from golf.model.transformer import Transformer
 from golf.params.eval import Eval
 from golf.runtime.errors import ConfigError, DataError
@@ -45,15 +46,13 @@ LENGTHS = [20, 1, 55, 33, 2, 90, 32, 40, 7]
 def test_without_learning_each_score_is_the_model_s_on_the_document(overrides: dict[str, object]) -> None:
     model, tokens = tiny(**overrides).eval(), stream(LENGTHS)
     scores = DocumentScorer(model, CONFIG, adapts=False).score(tokens)
+    model.config = dataclasses.replace(model.config, document_mask=True)  # so that it is told of the window
     for start, stop in split(tokens, BOS):
-        for origin in range(0, max(stop - start - 16, 1), 16):  # of windows after the first, the last half
-            first = start + origin
-            last = min(first + 32, stop)
-            with torch.no_grad():
-                logits = model(tokens[None, first:last]).double()
-            needed = torch.log_softmax(logits, -1)[0].gather(-1, tokens[first + 1 : last + 1, None])[:, 0]
-            skipped = 0 if origin == 0 else 16
-            torch.testing.assert_close(scores[first + skipped : last], needed[skipped:], rtol=0, atol=2e-5)
+        whole = Documents(torch.tensor([0, stop - start], dtype=torch.int32), stop - start, CONFIG.seq_len)
+        with torch.no_grad():
+            logits = model(tokens[None, start:stop], documents=whole).double()
+        needed = torch.log_softmax(logits, -1)[0].gather(-1, tokens[start + 1 : stop + 1, None])[:, 0]
+        torch.testing.assert_close(scores[start:stop], needed, rtol=0, atol=2e-5)
 
 
 def test_learning_pays_and_leaves_the_model_alone() -> None:
@@ -166,14 +165,6 @@ def test_an_untraced_run_has_no_trace() -> None:
     scorer = DocumentScorer(tiny(), CONFIG)
     scorer.score(stream(LENGTHS))
     assert not scorer.trace
-
-
-def test_what_is_read_again_is_a_constant() -> None:
-    model, read = tiny(), []
-    model.register_forward_pre_hook(lambda _, given: read.append((given[1].shape[1], torch.is_grad_enabled())))
-    DocumentScorer(model, CONFIG).score(stream(LENGTHS))
-    assert {learns for targets, learns in read if targets == 0} == {False}
-    assert {learns for targets, learns in read if targets > 0} == {False, True}
 
 
 def test_only_the_named_matrices_are_adapted() -> None:

@@ -20,7 +20,7 @@ from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.evaluator import make_scorer
-from golf.scoring.recorded import Recorded, RecordedForward
+from golf.scoring.recorded import RecordedForward
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
 CONFIG = Eval(
@@ -111,18 +111,21 @@ def test_steps_know_nothing_of_what_stands_behind(monkeypatch: pytest.MonkeyPatc
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, **given: Any) -> Tensor:
-    """As FlashAttention 3 has it: of a row's keys the first ``seqused_k``, the last query sees them all."""
+    """As FlashAttention 3 has it: of a row's keys the first ``seqused_k``, or the window's of these, before a query."""
     firsts, starts, used = (
         given["cu_seqlens_q"],
         given["cu_seqlens_k"],
         given.get("seqused_k", given["cu_seqlens_k"].diff()),
     )
+    left, right = given.get("window_size", (given["max_seqlen_k"], 0))
     assert causal
+    assert left >= right == 0
     assert firsts.dtype == starts.dtype == used.dtype == torch.int32
     rows = []
     for (first, stop), start, keys in zip(pairwise(firsts.tolist()), starts.tolist(), used.tolist(), strict=False):
         if stop > first:
             mask = torch.ones(stop - first, keys, dtype=torch.bool).tril(keys - stop + first)
+            mask = mask.triu(keys - stop + first - left)
             row = (x.transpose(0, 1)[None] for x in (q[first:stop], k[start : start + keys], v[start : start + keys]))
             rows.append(F.scaled_dot_product_attention(*row, mask, enable_gqa=True)[0].transpose(0, 1))
     return torch.cat(rows)
@@ -147,18 +150,9 @@ def test_flash_attention_is_told_how_many_keys_there_are(
 
 @pytest.mark.parametrize("phase_tokens", [0, 40])
 def test_steps_pass_the_audit(monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], phase_tokens: int) -> None:
-    """Scorers with a trace launch theirs: here they are recorded too."""
+    """Those with a trace, too."""
     monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
     monkeypatch.setattr("golf.scoring.document_scorer.recordable", lambda model: True)
-    choose = DocumentScorer._record
-
-    def untraced(self: DocumentScorer, *arguments: Any) -> Recorded | None:
-        traced, self.traced = self.traced, False
-        found = choose(self, *arguments)
-        self.traced = traced
-        return found
-
-    monkeypatch.setattr(DocumentScorer, "_record", untraced)
     config = dataclasses.replace(CONFIG, phase_tokens=phase_tokens)
     tokens = stream([45] * 6 + [1])
     settings = Audit(tokens=tokens.numel(), positions=2)
