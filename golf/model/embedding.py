@@ -96,5 +96,5 @@ class ValueEmbedding(nn.Module):
         self.scale = nn.Parameter(torch.tensor(VALUE_EMBED_SCALE))
 
     def forward(self, tokens: Tensor, dtype: torch.dtype, adapters: Adapters | None = None) -> Tensor:
-        """Embed; the product runs in ``dtype``."""
-        return self.project(self.table(tokens).to(dtype), adapters) * self.scale.to(dtype)
+        """Embed, a token of -1 as any; the product runs in ``dtype``."""
+        return self.project(self.table(tokens.clamp(min=0)).to(dtype), adapters) * self.scale.to(dtype)

@@ -32,8 +32,9 @@ from golf.scoring.learner import Learner, OnScored, check_stream, gather, has_ti
 from golf.scoring.packed import packable, packs, score_pack
 from golf.scoring.protocol import Event
 from golf.scoring.reader import Piece, Reader
-from golf.scoring.recorded import Recorded, recordable
+from golf.scoring.recorded import Recorded, forward_of, recordable
 from golf.scoring.state import digest
+from golf.scoring.windows import Forward
 
 PLAIN_SHARE = 0.5  # of the seconds of learning that scoring alone takes at most: a backward pass is two forward ones
 
@@ -83,6 +84,8 @@ class DocumentScorer:
         self._pace = Pace()
         self._events: dict[int, list[Event]] = {}
         self._recorded: Recorded | None = None
+        self._forward: Forward = model
+        self._row = config.batch_windows * config.seq_len  # tokens, of documents one behind the other
 
     @property
     def trace(self) -> Sequence[Event]:
@@ -109,6 +112,7 @@ class DocumentScorer:
         stream = Stream(ordered, following, torch.zeros_like(following, dtype=torch.float64))
         self.adapted, self.waited, self._events, self._pace = 0, 0.0, defaultdict(list), Pace()
         learner = Learner(self.model, self.config) if self._has_phases else None
+        self._forward = forward_of(self.model if learner is None else learner.model)
         for phase in documents:
             later = (tokens.numel() - 1 - phase[-1].stop) / ranks()[1]
             self._score_phase(self.model if learner is None else learner.model, phase, later, stream)
@@ -121,7 +125,7 @@ class DocumentScorer:
                 for document in phase:
                     self._note(phase[-1].stop, "update", document.start + 1, document.stop + 1, state)
         self.waited += 0.0 if learner is None else learner.waited
-        self._recorded = None
+        self._recorded, self._forward = None, self.model  # their memory
         stream.scores[0, -1] = self.adapted
         found = gather(stream.scores)
         if self.config.order == "length":
@@ -173,7 +177,9 @@ class DocumentScorer:
     def _score_phase(self, model: nn.Module, documents: list[Document], later: float, stream: Stream) -> None:
         """Score this rank's groups; learning ends when all that is left, ``later`` targets too, would come too late."""
         rank, count = ranks()
-        groups = deal(group(documents, self.config.lora_documents), count, pieces(self.config, self.adapts))[rank]
+        packed = packable(model) and not self.adapts
+        groups = packs(documents, self._row) if packed else group(documents, self.config.lora_documents)
+        groups = deal(groups, count, pieces(self.config, self.adapts))[rank]
         left = later + sum(map(targets, groups))
         for members in groups:
             needed = self._pace.seconds(left + targets(members))  # to learn from these takes as long as to read two
@@ -188,17 +194,22 @@ class DocumentScorer:
                 self.on_scored(targets(members))
 
     def _score_group(self, model: nn.Module, members: list[Document], stream: Stream, learns: bool) -> None:
+        if learns or not packable(model):
+            self._read_group(model, members, stream, learns)
+            return
         base = digest(model) if self.traced else ""
-        if not learns and packable(model):
-            rows, members = packs(members, self.config.batch_windows * self.config.seq_len)
-            for row in rows:
-                score_pack(model, stream, row, self.config.seq_len)
-                for document in row:
-                    self._note(document.start, "score", document.start + 1, document.stop + 1, base)
-            if not members:
-                return
+        for row in packs(members, self._row):
+            if row[0].length >= self._row:
+                self._read_group(model, row, stream, learns)
+                continue
+            score_pack(self._forward, stream, row, self._row, self.config.seq_len)
+            for document in row:
+                self._note(document.start, "score", document.start + 1, document.stop + 1, base)
+
+    def _read_group(self, model: nn.Module, members: list[Document], stream: Stream, learns: bool) -> None:
         recorded = self._record(model, members) if learns else None
         reader = Reader(model, self.config, members, stream, learns=learns, recorded=recorded)
+        base = digest(model) if self.traced else ""
         for piece in reader:
             self._note_piece("score", reader, piece, base)
             nll = reader.nll(piece)

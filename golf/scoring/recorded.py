@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.attention import Documents, segments
+from golf.model.linear import Adapters
 from golf.model.past import FixedPast
 from golf.model.transformer import document_ids
 from golf.params.eval import Eval
@@ -27,16 +29,16 @@ EAGER = 2  # batches of a shape that are not worth recording it
 ENTRIES = 256  # room for segments is a multiple of this: few shapes
 
 
-Made = dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]]
-"""By the shapes of what is given: a graph, what it reads, what it writes."""
+Made = dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]]
+"""By what is recorded and the shapes of what is given: a graph, what it reads, what it writes."""
 
 
-def replayed(made: Made, nll: Callable[..., Tensor], *given: Tensor) -> Tensor:
+def replayed(made: Made, nll: Callable[..., Tensor], *given: Tensor, kind: Hashable = None) -> Tensor:
     """``nll(*given)`` fp32, of the shape of ``given[1]``, in memory that the next call overwrites.
 
-    By the graph that was ``made`` of it, or it is made now; they share their memory.
+    By the graph that was ``made`` of it and is of its ``kind``, or it is made now; they share their memory.
     """
-    key = tuple(each.shape for each in given)
+    key = (kind, *(each.shape for each in given))
     if key in made:
         graph, own, found = made[key]
         torch._foreach_copy_(own, given)
@@ -101,30 +103,37 @@ def recordable(model: nn.Module) -> bool:
 class RecordedForward:
     """``forward(tokens, targets)`` of a model with kernels, for many batches of one shape without gradients.
 
-    Documents are counted first, which waits for the device, and their number is part of the shape.
+    Where documents are not given they are counted first, which waits for the device. Their number is part of the shape.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._seen: Counter[torch.Size] = Counter()
+        self._seen: Counter[Hashable] = Counter()
         self._made: Made = {}
 
-    def __call__(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        adapters: Adapters | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """(B, L) int64 both -> (B, L) nats, in memory that the next call overwrites; otherwise as the model's."""
-        if targets is None or torch.is_grad_enabled():
-            result: Tensor = self.model(tokens, targets)
+        if targets is None or adapters is not None or torch.is_grad_enabled():
+            result: Tensor = self.model(tokens, targets, adapters, documents)
             return result
-        starts = tokens.new_empty(0)
-        if self.model.config.document_mask:
-            starts = segments(document_ids(tokens, self.model.bos_id)).starts
-            starts = F.pad(starts, (0, -starts.numel() % ENTRIES), value=tokens.numel())
-        self._seen[key := tokens.shape + starts.shape] += 1
+        if documents is None and self.model.config.document_mask:
+            documents = segments(document_ids(tokens, self.model.bos_id))
+        starts, *kind = documents or Documents(tokens.new_empty(0), 0)
+        starts = F.pad(starts, (0, -starts.numel() % ENTRIES), value=tokens.numel())
+        self._seen[key := (*kind, tokens.shape, starts.shape)] += 1
+        nll = partial(self._nll, kind)
         if self._seen[key] <= EAGER:
-            return self._nll(tokens, targets, starts)
-        return replayed(self._made, self._nll, tokens, targets, starts)
+            return nll(tokens, targets, starts)
+        return replayed(self._made, nll, tokens, targets, starts, kind=(*kind,))
 
-    def _nll(self, tokens: Tensor, targets: Tensor, starts: Tensor) -> Tensor:
-        nll: Tensor = self.model(tokens, targets, documents=Documents(starts, tokens.shape[1]))
+    def _nll(self, kind: Sequence[int], tokens: Tensor, targets: Tensor, starts: Tensor) -> Tensor:
+        nll: Tensor = self.model(tokens, targets, documents=Documents(starts, *kind))
         return nll
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from golf.scoring.audit import audit_evaluation
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.document_scorer import DocumentScorer
 from golf.scoring.evaluator import make_scorer
+from golf.scoring.packed import score_pack
 from golf.scoring.recorded import RecordedForward
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
@@ -131,21 +133,55 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, **given: A
     return torch.cat(rows)
 
 
-def test_flash_attention_is_told_how_many_keys_there_are(
-    monkeypatch: pytest.MonkeyPatch, graphs: list[Replays]
-) -> None:
-    """Nothing here says that a step can be recorded but the model's own attention."""
+def with_flash_attention(monkeypatch: pytest.MonkeyPatch, plain: Transformer) -> Transformer:
+    """``plain``, with attention that is told where documents begin."""
     module: Any = type(torch)("flash_attn_interface")
     module.flash_attn_func, module.flash_attn_varlen_func = lambda q, k, v, causal: attend(q, k, v), flash_attention
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
-    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
-    plain, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90])
     model = Transformer(plain.config, VOCAB, BOS, "fa3")
     model.load_state_dict(plain.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("tilt", [False, True])
+def test_flash_attention_is_told_how_many_keys_there_are(
+    monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], tilt: bool
+) -> None:
+    """Nothing here says that a step can be recorded but the model's own attention."""
+    monkeypatch.setattr("golf.scoring.reader.REPAYS", 3)
+    plain, tokens = tiny(**EVERYTHING), stream([20, 1, 55, 33, 2, 90])
+    model, config = with_flash_attention(monkeypatch, plain), dataclasses.replace(CONFIG, tilt=tilt)
     model.graphs = True
-    expected = DocumentScorer(plain, CONFIG).score(tokens)
-    torch.testing.assert_close(DocumentScorer(model, CONFIG).score(tokens), expected, rtol=0, atol=1e-4)
+    expected = make_scorer(plain, config).score(tokens)
+    torch.testing.assert_close(make_scorer(model, config).score(tokens), expected, rtol=0, atol=1e-4)
     assert sum(graph.count for graph in graphs) > 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"tilt": True}, {"batch_windows": 1}, {"seq_len": 8, "stride": 8}], ids=str)
+@pytest.mark.parametrize("graphs_too", [False, True])
+def test_documents_many_in_a_row_score_what_they_do_apart(
+    monkeypatch: pytest.MonkeyPatch, graphs: list[Replays], changes: dict[str, Any], graphs_too: bool
+) -> None:
+    """The first without a BOS, some longer than a window, with one window a row some longer than that."""
+    monkeypatch.setattr(recorded, "EAGER", 1)
+    plain, tokens = tiny(**EVERYTHING | {"document_mask": True}), stream([20, 1, 55, 33, 2, 90, 32, 40, 7, 31] * 3)[4:]
+    config = dataclasses.replace(CONFIG, **{"batch_windows": 4, "lora_chunk_tokens": 4, **changes})
+    model = with_flash_attention(monkeypatch, plain)
+    rows: list[int] = []
+    monkeypatch.setattr(
+        "golf.scoring.document_scorer.score_pack", lambda *given: rows.append(len(given[2])) or score_pack(*given)
+    )
+    if graphs_too:
+        monkeypatch.setattr("golf.scoring.document_scorer.forward_of", RecordedForward)
+    found, expected = DocumentScorer(model, config, adapts=False), DocumentScorer(plain, config, adapts=False)
+    hints = tokens.roll(3)
+    for ours, theirs in zip(found.score_beside(tokens, hints), expected.score_beside(tokens, hints), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.score(tokens), expected.score(tokens), rtol=0, atol=1e-4)
+    assert max(rows) > 4
+    assert bool(graphs) == (graphs_too and len(rows) > 8)
+    late = DocumentScorer(model, config, deadline=time.monotonic() - 1)
+    torch.testing.assert_close(late.score(tokens), expected.score(tokens), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("phase_tokens", [0, 40])
