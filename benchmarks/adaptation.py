@@ -5,9 +5,6 @@
     python -m benchmarks.adaptation --run runs/train/42 --weights raw --tokenizer tokenizer.model \\
         --shard val_000000.bin --device cuda --only documents lora "lora at" --rates 2e-5 5e-5 1e-4 2e-4
 
-``read again`` is how the public records adapt: each piece is read behind the whole window of tokens before it, with
-the adapters as they are by then; in theirs gradients also reach through all of it. The other forms remember keys and
-values.
 Seconds are of the scoring alone, one process, after a warm-up on the first documents.
 """
 
@@ -17,8 +14,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,48 +28,27 @@ from golf.model.attention import choose_backend
 from golf.model.published import load_published
 from golf.model.weights import build, load_spec, load_state
 from golf.params.eval import Eval
-from golf.scoring import documents as cutting
 from golf.scoring.bpb import total
 from golf.scoring.document_scorer import DocumentScorer
-from golf.scoring.documents import Cut, Pieces
 from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer
+from golf.scoring.protocol import Evaluator
 
 WARM_UP = 2048  # tokens
 
 
-class ReadAgain(Pieces):
-    """Every piece behind the whole window before it, anew."""
-
-    def __call__(self, length: int) -> Iterator[Cut]:
-        for _, start, stop in super().__call__(length):
-            yield Cut(max(stop - self.window, 0), start, stop)
-
-
-@contextmanager
-def cut_by(pieces: type[Pieces]) -> Iterator[None]:
-    """Readers cut rows by ``pieces``."""
-    before = cutting.Pieces
-    cutting.Pieces = pieces  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        cutting.Pieces = before  # type: ignore[misc]
-
-
 def forms(
     model: torch.nn.Module, config: dict[str, Any], growth: float, phase: int, rates: Sequence[float] = ()
-) -> dict[str, Any]:
-    """From the name of each form to what makes its scorer and cuts its rows."""
+) -> dict[str, Evaluator]:
+    """From the name of each form to its scorer."""
 
-    def documents(cut: type[Pieces] = Pieces, **overrides: Any) -> tuple[type[Pieces], DocumentScorer]:
-        return cut, DocumentScorer(model, Eval(**{**config, "lora_chunk_growth": 0.0, **overrides}))
+    def documents(**overrides: Any) -> DocumentScorer:
+        return DocumentScorer(model, Eval(**{**config, "lora_chunk_growth": 0.0, **overrides}))
 
     windows = Eval(**config)
     return {
-        "windows": (Pieces, SlidingScorer(model, windows)),
-        "documents": (Pieces, DocumentScorer(model, windows, adapts=False)),
-        "sgd": (Pieces, TestTimeTrainer(model, windows)),
-        "lora, read again": documents(ReadAgain),
+        "windows": SlidingScorer(model, windows),
+        "documents": DocumentScorer(model, windows, adapts=False),
+        "sgd": TestTimeTrainer(model, windows),
         "lora": documents(),
         f"lora, growth {growth:g}": documents(lora_chunk_growth=growth),
         f"lora, growth {growth:g}, phases of {phase:,}": documents(lora_chunk_growth=growth, phase_tokens=phase),
@@ -88,15 +63,14 @@ def chosen(names: Sequence[str], only: Sequence[str] | None) -> list[str]:
     return [name for name in names if any(word == name or (word not in names and word in name) for word in only)]
 
 
-def measure(scorer: Any, cut: type[Pieces], tokens: Tensor, counts: Tensor) -> dict[str, float]:
+def measure(scorer: Any, tokens: Tensor, counts: Tensor) -> dict[str, float]:
     """Score ``tokens`` (T,) whose targets have ``counts`` (T - 1,) bytes."""
-    with cut_by(cut):
-        start = time.perf_counter()
-        if next(scorer.model.parameters()).is_cuda:
-            scorer.score(tokens[:WARM_UP])
-            torch.cuda.synchronize()
-        warm_up, start = time.perf_counter() - start, time.perf_counter()
-        found = total(-scorer.score(tokens), counts)
+    start = time.perf_counter()
+    if next(scorer.model.parameters()).is_cuda:
+        scorer.score(tokens[:WARM_UP])
+        torch.cuda.synchronize()
+    warm_up, start = time.perf_counter() - start, time.perf_counter()
+    found = total(-scorer.score(tokens), counts)
     return {
         "nats": found.nats_per_token,
         "bpb": found.bits_per_byte,
@@ -139,8 +113,7 @@ def main() -> None:
     rows = []
     made = forms(model, config, parsed.growth, parsed.phase, parsed.rates)
     for name in chosen(list(made), parsed.only):
-        cut, scorer = made[name]
-        row = {"form": name, **measure(scorer, cut, tokens, counts)}
+        row = {"form": name, **measure(made[name], tokens, counts)}
         rows.append(row)
         print(f"{name:40} {row['nats']:.5f} nats  {row['bpb']:.5f} bpb  {row['seconds']:8.1f} s", flush=True)
     where = torch.cuda.get_device_name() if parsed.device == "cuda" else platform.machine()

@@ -81,7 +81,7 @@ def test_several_rates_of_one_form(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_form_by_its_whole_name() -> None:
-    names = ["lora, read again", "lora", "documents"]
+    names = ["lora, growth 0.125", "lora", "documents"]
     assert adaptation.chosen(names, ["lora"]) == ["lora"]
-    assert adaptation.chosen(names, ["lora,", "documents"]) == ["lora, read again", "documents"]
+    assert adaptation.chosen(names, ["lora,", "documents"]) == ["lora, growth 0.125", "documents"]
     assert adaptation.chosen(names, None) == names
