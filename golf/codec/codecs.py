@@ -123,7 +123,7 @@ def _unbrotli(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
                 yield piece
                 piece = most and decoder.process(b"", **most)
     except brotli.error as error:
-        raise ValueError(str(error) or "corrupt") from None
+        raise ValueError(str(error)) from None
     if not decoder.is_finished():
         raise ValueError("it ends early")
 
@@ -144,9 +144,7 @@ def _lzma(data: bytes) -> bytes:
 
 
 def _unlzma(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
-    if not coded:
-        raise ValueError("it is empty")
-    rest, lc = divmod(coded[0], 9)
+    rest, lc = divmod(int.from_bytes(coded[:1], "little"), 9)
     pb, lp = divmod(rest, 5)
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(lc, lp, pb, size)])
     for start in range(1, len(coded), MOST):
@@ -180,8 +178,6 @@ def _unzstd(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
     engine = zstandard.ZstdDecompressor(max_window_size=window, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
     decoder = engine.decompressobj()
     for start in range(0, len(coded), PIECE):
-        if decoder.eof:
-            raise ValueError("something follows its end")
         try:
             yield decoder.decompress(coded[start : start + PIECE])
         except zstandard.ZstdError as error:

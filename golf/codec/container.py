@@ -168,8 +168,8 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
                 raise DataError(f"{where}: its lanes carry more than follows it")
             body, start = rides[:carried] + body[start:], 0
         else:
-            size = sum(spec.bytes for spec in stream.specs)
-            found, places = unlay(stream.specs, np.empty(size, np.uint8), stream.layout)
+            data = np.empty(sum(spec.bytes for spec in stream.specs), np.uint8)
+            found, places = unlay(stream.specs, data, stream.layout)
             decode_into(stream.codec, coded, places, where)
         if _checksum(coded, found) != stream.crc:
             raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")

@@ -53,7 +53,7 @@ def read(specs: Sequence[ArraySpec], coded: bytes | memoryview, where: str) -> t
         raise DataError(f"{where}: {len(coded):,} bytes do not hold {lanes_of(specs):,} lanes and their tables")
     model = decode_stream("brotli", coded[FRAME.size : states], size[1], where)
     try:
-        symbols, carried = decode_lanes(coded[states:], bytes(model), [(s.shape[0], s.shape[1]) for s in specs])
+        symbols, carried = decode_lanes(coded[states:], bytes(model), [spec.shape for spec in specs])
     except (ValueError, IndexError) as error:
         raise DataError(f"{where}: not a rans stream of {sum(s.bytes for s in specs):,} bytes: {error}") from None
     return unlay(specs, symbols, "row")[0], carried.astype("<u4").tobytes()
