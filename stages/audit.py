@@ -18,7 +18,7 @@ from typing import Any
 from golf.data import static
 from golf.data.raw import read_manifest
 from golf.params.audit import Audit
-from golf.params.base import load, to_dict
+from golf.params.base import load, read_seed, to_dict
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.errors import DataError, MissingInput, run_main
@@ -47,7 +47,7 @@ OUTPUT = "out/audit.json"
 def main() -> None:
     """Audit one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.audit", description="Prove the evaluation legal.")
-    parser.add_argument("--seed", type=int, required=True, help="which of runs/compress to audit")
+    parser.add_argument("--seed", type=read_seed, required=True, help="which of runs/compress to audit")
     seed = parser.parse_args().seed
     settings, config, hardware = load(Audit), load(Eval), load(Hardware)
     if not report_path("gate", seed).is_file():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from golf.codec.alternatives import alternatives
 from golf.codec.artifact import encode_arrays, summary, table
-from golf.params.base import load
+from golf.params.base import load, read_seed
 from golf.params.compress import Compress
 from golf.quant.stored import read_arrays
 from golf.runtime.errors import run_main
@@ -26,7 +26,7 @@ from golf.runtime.report import Stopwatch, timing_path, write_report, write_timi
 def main() -> None:
     """Compress one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.compress", description="Compress the quantised weights.")
-    parser.add_argument("--seed", type=int, required=True, help="which of runs/quantize to compress")
+    parser.add_argument("--seed", type=read_seed, required=True, help="which of runs/quantize to compress")
     seed = parser.parse_args().seed
     config = load(Compress)
     watch = Stopwatch()

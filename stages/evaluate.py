@@ -21,7 +21,7 @@ import numpy as np
 
 from golf.data import documents
 from golf.data.shards import load_index
-from golf.params.base import check_every_section, load, to_dict
+from golf.params.base import check_every_section, load, read_seed, to_dict
 from golf.params.eval import Eval
 from golf.params.hardware import Hardware
 from golf.runtime.device import process_count
@@ -52,7 +52,7 @@ KEPT = ("tokens", "bytes", "chunks", "adapted_chunks")
 def main() -> None:
     """Evaluate one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description="Score the artifact as it ships.")
-    parser.add_argument("--seed", type=int, required=True, help="which of runs/compress to score")
+    parser.add_argument("--seed", type=read_seed, required=True, help="which of runs/compress to score")
     seed = parser.parse_args().seed
     check_every_section()
     config, hardware = load(Eval), load(Hardware)

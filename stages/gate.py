@@ -13,7 +13,7 @@ from pathlib import Path
 
 from golf.codec.budget import check_budget
 from golf.codec.container import read_metadata
-from golf.params.base import load
+from golf.params.base import load, read_seed
 from golf.params.budget import Budget
 from golf.runtime.errors import MissingInput, run_main
 from golf.runtime.report import report_path, write_report
@@ -24,7 +24,7 @@ PROGRAM = Path("build/train_gpt.py")
 def main() -> None:
     """Check one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.gate", description="Check the artifact against the cap.")
-    parser.add_argument("--seed", type=int, required=True, help="which of runs/compress to check")
+    parser.add_argument("--seed", type=read_seed, required=True, help="which of runs/compress to check")
     seed = parser.parse_args().seed
     config = load(Budget)
     artifact = Path("runs/compress") / str(seed) / "model.golf"

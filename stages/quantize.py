@@ -19,7 +19,7 @@ from pathlib import Path
 from golf.data.bytecount import ByteTable
 from golf.model.attention import choose_backend
 from golf.model.weights import build, load_spec, load_state, tensor_groups
-from golf.params.base import check_every_section, load
+from golf.params.base import check_every_section, load, read_seed
 from golf.params.budget import Budget
 from golf.params.hardware import Hardware
 from golf.params.quant import Quant
@@ -42,7 +42,7 @@ BUNDLE = Path("reports/bundle.json")
 def main() -> None:
     """Run the stage for one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.quantize", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=read_seed, required=True)
     seed = parser.parse_args().seed
     check_every_section()  # a bad stats.alpha must not be found out after every seed was scored
     config, hardware, budget = load(Quant), load(Hardware), load(Budget)

@@ -17,7 +17,7 @@ from pathlib import Path
 from golf.data.bytecount import ByteTable
 from golf.model.attention import choose_backend
 from golf.model.weights import load_spec, save_model
-from golf.params.base import load
+from golf.params.base import load, read_seed
 from golf.params.hardware import Hardware
 from golf.params.select import Select
 from golf.quant.candidates import choose
@@ -33,7 +33,7 @@ SHARDS = Path("data/shards")
 def main() -> None:
     """Run the stage for one seed."""
     parser = argparse.ArgumentParser(prog="python -m stages.select", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=read_seed, required=True)
     seed = parser.parse_args().seed
     config, hardware = load(Select), load(Hardware)
     device = prepare(hardware)

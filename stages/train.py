@@ -18,7 +18,7 @@ from typing import Any
 
 from golf.data.shards import load_index
 from golf.model.attention import choose_backend
-from golf.params.base import check_every_section, load
+from golf.params.base import check_every_section, load, read_seed
 from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
@@ -44,7 +44,7 @@ CHECKPOINTS = Path(".checkpoints")
 def main() -> None:
     """Run the stage for one seed, or start the ranks that do."""
     parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train one seed.")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=read_seed, required=True)
     parser.add_argument("--failure", type=Path, help=argparse.SUPPRESS)  # a rank's: where it says what ended it
     arguments = parser.parse_args()
     if not started_by_torchrun():

@@ -7,7 +7,7 @@ zero bytes as the right one read.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def crc32c(data: bytes | bytearray | memoryview | np.ndarray, crc: int = 0) -> i
         data: contiguous buffer, read as bytes.
         crc: an earlier result, to continue it; 0 at the start.
     """
-    view = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data.reshape(-1).view(np.uint8)
+    view = np.frombuffer(data, np.uint8)
     register = ~crc & 0xFFFFFFFF
     start = 0
     while len(view) - start >= SCALAR:
@@ -64,7 +64,7 @@ def _advance(registers: np.ndarray, operator: np.ndarray) -> np.ndarray:
     return result
 
 
-@lru_cache(maxsize=1)
+@cache
 def _byte_table() -> list[int]:
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
@@ -72,7 +72,7 @@ def _byte_table() -> list[int]:
     return [int(entry) for entry in table]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _word_tables() -> tuple[np.ndarray, np.ndarray]:
     """The register after four zero bytes, for every low and every high half of it."""
     table = np.array(_byte_table(), np.uint32)
@@ -85,7 +85,7 @@ def _word_tables() -> tuple[np.ndarray, np.ndarray]:
     return halves[0], halves[1]
 
 
-@lru_cache(maxsize=len(WORDS))
+@cache
 def _merges(words: int) -> list[np.ndarray]:
     """For each level of the merge, the map that advances a register over the zero bytes of what stands right of it."""
     low, high = _word_tables()

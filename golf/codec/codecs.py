@@ -1,30 +1,33 @@
 """The table of codecs: bytes to fewer bytes and back, never to more than was declared.
 
-A decoder is fed and drained in pieces, so that a hostile stream costs at most one piece more than its declared size.
+A decoder is fed and drained in pieces, each put where it belongs as it comes, so that a stream costs its declared size,
+the decoder's own window and at most one piece more, whatever it says.
 """
 
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from golf.runtime.errors import ConfigError, DataError
 
 # Properties of LZMA tried, as (lc, lp, pb): bits of the previous byte, of the position for literals, for matches.
 LZMA_PROPERTIES = ((0, 0, 0), (3, 0, 0))
 LZMA_DICTIONARIES = (1 << 16, 1 << 26)  # smallest and largest dictionary, bytes
-MOST = 1 << 20  # bytes taken at a time from a decoder that can be told so
+MOST = 1 << 17  # bytes given at a time to a decoder that can be told so, and taken from it
 PIECE = 256  # bytes fed at a time to a decoder whose output can't be bounded: zstd makes at most 8 MiB of them
 BROTLI_PIECE = 16  # the same for brotli before 1.2, whose meta-blocks hold up to 16 MiB
 
 
 @dataclass(frozen=True)
 class Codec:
-    """``encode(data)`` gives the coded bytes; ``decode(coded, size)`` gives them back, or raises ``ValueError``."""
+    """``encode(data)`` gives the coded bytes; ``decode(coded, size)`` the data in pieces, or raises ``ValueError``."""
 
     encode: Callable[[bytes], bytes]
-    decode: Callable[[bytes | memoryview, int], bytearray]
+    decode: Callable[[bytes | memoryview, int], Iterator[bytes | memoryview]]
 
 
 def encode(name: str, data: bytes) -> bytes:
@@ -40,7 +43,14 @@ def encode(name: str, data: bytes) -> bytes:
 
 
 def decode(name: str, coded: bytes | memoryview, size: int, where: str) -> bytearray:
-    """Exactly ``size`` bytes out of ``coded``.
+    """Exactly ``size`` bytes out of ``coded``; see :func:`decode_into`."""
+    out = bytearray(size)
+    decode_into(name, coded, [np.frombuffer(out, np.uint8)], where)
+    return out
+
+
+def decode_into(name: str, coded: bytes | memoryview, places: Sequence[np.ndarray], where: str) -> None:
+    """Fill ``places``, uint8 of any shape and strides, one after the other with exactly what ``coded`` holds.
 
     Raises:
         ConfigError: the codec's package is not installed.
@@ -49,8 +59,9 @@ def decode(name: str, coded: bytes | memoryview, size: int, where: str) -> bytea
     codec = CODECS.get(name)
     if codec is None:
         raise DataError(f"{where}: codec {name!r} is unknown; known: {', '.join(CODECS)}")
+    size = sum(place.size for place in places)
     try:
-        return codec.decode(coded, size)
+        _fill(places, codec.decode(coded, size))
     except ImportError as error:
         raise _not_installed(f"{where}: {name}", error) from None
     except (ValueError, EOFError, lzma.LZMAError, MemoryError) as error:
@@ -63,24 +74,33 @@ def _not_installed(what: str, error: ImportError) -> ConfigError:
     )
 
 
-def _collect(pieces: Iterator[bytes | memoryview], size: int) -> bytearray:
-    """Join ``pieces`` while they fit in ``size``."""
-    out = bytearray()
+def _fill(places: Sequence[np.ndarray], pieces: Iterator[bytes | memoryview]) -> None:
+    """Put ``pieces`` into ``places``, in the order of each one's own axes: as many lines at once as are whole."""
+    rest = [place for place in places if place.size]
+    start = 0  # in the first line of the first
     for piece in pieces:
-        if len(out) + len(piece) > size:
-            raise ValueError("it holds more than declared")
-        out += piece
-    if len(out) != size:
-        raise ValueError(f"it holds {len(out):,} bytes")
-    return out
+        data = np.frombuffer(piece, np.uint8)
+        while data.size:
+            if not rest:
+                raise ValueError("it holds more than declared")
+            line = rest[0][0].size
+            lines = rest[0][: 0 if start else data.size // line]
+            if lines.size:
+                lines[:] = data[: lines.size].reshape(lines.shape)
+                data, rest[0] = data[lines.size :], rest[0][len(lines) :]
+            else:
+                part = data[: line - start]
+                rest[0][0].flat[start : start + part.size] = part
+                data, start = data[part.size :], (start + part.size) % line
+                rest[0] = rest[0][not start :]
+            if not rest[0].size:
+                del rest[0]
+    if rest:
+        raise ValueError("it holds less")
 
 
-def _store(data: bytes) -> bytes:
-    return bytes(data)
-
-
-def _restore(coded: bytes | memoryview, size: int) -> bytearray:
-    return _collect(iter((coded,)), size)
+def _restore(coded: bytes | memoryview, size: int) -> Iterator[bytes | memoryview]:
+    yield coded
 
 
 def _brotli(data: bytes) -> bytes:
@@ -90,63 +110,50 @@ def _brotli(data: bytes) -> bytes:
     return brotli.compress(data, quality=11, lgwin=window)
 
 
-def _unbrotli(coded: bytes | memoryview, size: int) -> bytearray:
+def _unbrotli(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
     import brotli
 
     decoder = brotli.Decompressor()
-
-    def pieces() -> Iterator[bytes]:
-        try:
-            if hasattr(decoder, "can_accept_more_data"):
-                piece = decoder.process(coded, output_buffer_limit=MOST)
-                while piece:
-                    yield piece
-                    piece = decoder.process(b"", output_buffer_limit=MOST)
-            else:
-                for start in range(0, len(coded), BROTLI_PIECE):
-                    yield decoder.process(coded[start : start + BROTLI_PIECE])
-        except brotli.error as error:
-            raise ValueError(str(error) or "corrupt") from None
-        if not decoder.is_finished():
-            raise ValueError("it ends early")
-
-    return _collect(pieces(), size)
+    most = {"output_buffer_limit": MOST} if hasattr(decoder, "can_accept_more_data") else {}
+    step = MOST if most else BROTLI_PIECE
+    try:
+        for start in range(0, len(coded), step):
+            piece = decoder.process(coded[start : start + step], **most)
+            while piece:
+                yield piece
+                piece = most and decoder.process(b"", **most)
+    except brotli.error as error:
+        raise ValueError(str(error)) from None
+    if not decoder.is_finished():
+        raise ValueError("it ends early")
 
 
-def _lzma_filters(lc: int, lp: int, pb: int, size: int) -> list[dict[str, int]]:
-    dictionary = sorted((size, *LZMA_DICTIONARIES))[1]
-    return [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
+def _lzma_filter(lc: int, lp: int, pb: int, size: int) -> dict[str, int]:
+    dictionary = sorted((size // 2, *LZMA_DICTIONARIES))[1]  # a decoder holds it beside what it decodes
+    return {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}
 
 
 def _lzma(data: bytes) -> bytes:
     """One byte of properties, (5 pb + lp) 9 + lc, then a raw LZMA1 stream with its end marker."""
     results = []
     for lc, lp, pb in LZMA_PROPERTIES:
-        filters = _lzma_filters(lc, lp, pb, len(data))
-        coded = lzma.compress(data, format=lzma.FORMAT_RAW, filters=[{**filters[0], "preset": 9 | lzma.PRESET_EXTREME}])
+        filters = [_lzma_filter(lc, lp, pb, len(data)) | {"preset": 9 | lzma.PRESET_EXTREME}]
+        coded = lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
         results.append(bytes([(5 * pb + lp) * 9 + lc]) + coded)
     return min(results, key=len)
 
 
-def _unlzma(coded: bytes | memoryview, size: int) -> bytearray:
-    if not coded:
-        raise ValueError("it is empty")
-    rest, lc = divmod(coded[0], 9)
+def _unlzma(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
+    rest, lc = divmod(int.from_bytes(coded[:1], "little"), 9)
     pb, lp = divmod(rest, 5)
-    if lc + lp > 4 or pb > 4:
-        raise ValueError(f"properties {coded[0]} do not exist")
-    filters = _lzma_filters(lc, lp, pb, size)
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
-
-    def pieces() -> Iterator[bytes]:
-        rest = coded[1:]
-        while rest or not (decoder.eof or decoder.needs_input):
-            yield decoder.decompress(rest, MOST)
-            rest = b""
-        if not decoder.eof or decoder.unused_data:
-            raise ValueError("its end marker is not at its end")
-
-    return _collect(pieces(), size)
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(lc, lp, pb, size)])
+    for start in range(1, len(coded), MOST):
+        piece = coded[start : start + MOST]
+        while piece or not (decoder.eof or decoder.needs_input):
+            yield decoder.decompress(piece, MOST)
+            piece = b""
+    if not decoder.eof or decoder.unused_data:
+        raise ValueError("its end marker is not at its end")
 
 
 def _zstd(data: bytes) -> bytes:
@@ -164,29 +171,23 @@ def _zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
 
 
-def _unzstd(coded: bytes | memoryview, size: int) -> bytearray:
+def _unzstd(coded: bytes | memoryview, size: int) -> Iterator[bytes]:
     import zstandard
 
     window = max(1 << 10, 1 << size.bit_length())
     engine = zstandard.ZstdDecompressor(max_window_size=window, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
     decoder = engine.decompressobj()
-
-    def pieces() -> Iterator[bytes]:
-        for start in range(0, len(coded), PIECE):
-            if decoder.eof:
-                raise ValueError("something follows its end")
-            try:
-                yield decoder.decompress(coded[start : start + PIECE])
-            except zstandard.ZstdError as error:
-                raise ValueError(str(error)) from None
-        if not decoder.eof or decoder.unused_data:
-            raise ValueError("its end is not the frame's")
-
-    return _collect(pieces(), size)
+    for start in range(0, len(coded), PIECE):
+        try:
+            yield decoder.decompress(coded[start : start + PIECE])
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+    if not decoder.eof or decoder.unused_data:
+        raise ValueError("its end is not the frame's")
 
 
 CODECS = {
-    "stored": Codec(_store, _restore),
+    "stored": Codec(bytes, _restore),
     "brotli": Codec(_brotli, _unbrotli),
     "lzma": Codec(_lzma, _unlzma),
     "zstd": Codec(_zstd, _unzstd),

@@ -27,6 +27,7 @@ import numpy as np
 
 from golf.codec.checksum import crc32c
 from golf.codec.codecs import decode as decode_stream
+from golf.codec.codecs import decode_into
 from golf.codec.codecs import encode as encode_stream
 from golf.codec.joint import Joint, choose, join, measure_groups
 from golf.codec.lanes import CARRIED, RANS, fits, lanes_of
@@ -50,8 +51,8 @@ from golf.runtime.errors import DataError
 MAGIC = b"GOLF"
 VERSION = 1
 HEADER_CODECS = ("stored", "brotli")
-FIXED = struct.Struct("<4sBBII")
-CRC = struct.Struct("<I")
+FIXED = struct.Struct("<4sBBIII")
+CHECKED = FIXED.size - 4  # bytes of it that its checksum covers
 MAX_HEADER = 1 << 22  # bytes, decoded
 MAX_DECODED = 1 << 30  # bytes of all arrays together
 
@@ -167,8 +168,9 @@ def decode(blob: bytes, limit: int = MAX_DECODED) -> tuple[dict[str, Any], dict[
                 raise DataError(f"{where}: its lanes carry more than follows it")
             body, start = rides[:carried] + body[start:], 0
         else:
-            size = sum(spec.bytes for spec in stream.specs)
-            found = unlay(stream.specs, decode_stream(stream.codec, coded, size, where), stream.layout)
+            data = np.empty(sum(spec.bytes for spec in stream.specs), np.uint8)
+            found, places = unlay(stream.specs, data, stream.layout)
+            decode_into(stream.codec, coded, places, where)
         if _checksum(coded, found) != stream.crc:
             raise DataError(f"{where}: its checksum differs; the file is damaged", hint="copy it again")
         arrays.update({spec.name: array for spec, array in zip(stream.specs, found, strict=True)})
@@ -221,18 +223,18 @@ def _write_header(metadata: Mapping[str, Any], streams: Sequence[_Stream]) -> by
         raise DataError(f"artifact header: {len(raw):,} bytes, needed at most {MAX_HEADER:,}")
     results = [encode_stream(name, raw) for name in HEADER_CODECS]
     coded = min(results, key=len)
-    fixed = FIXED.pack(MAGIC, VERSION, results.index(coded), len(coded), len(raw))
-    return fixed + CRC.pack(crc32c(coded, crc32c(fixed))) + coded
+    fixed = FIXED.pack(MAGIC, VERSION, results.index(coded), len(coded), len(raw), 0)[:CHECKED]
+    return fixed + crc32c(coded, crc32c(fixed)).to_bytes(4, "little") + coded
 
 
 def _read_header(blob: bytes) -> tuple[dict[str, Any], list[_Stream], int]:
     """Metadata, index and the offset of the first stream."""
-    start = FIXED.size + CRC.size
+    start = FIXED.size
     if blob[: len(MAGIC)] != MAGIC:
         raise DataError(f"artifact: begins with {bytes(blob[: len(MAGIC)])!r}, needed {MAGIC!r}")
     if len(blob) < start:
         raise DataError(f"artifact: {len(blob)} bytes, needed at least {start}")
-    _, version, codec, coded_bytes, raw_bytes = FIXED.unpack_from(blob)
+    _, version, codec, coded_bytes, raw_bytes, crc = FIXED.unpack_from(blob)
     if version != VERSION:
         raise DataError(f"artifact: format version {version}, this program reads {VERSION}")
     if codec >= len(HEADER_CODECS) or coded_bytes > len(blob) - start or raw_bytes > MAX_HEADER:
@@ -241,7 +243,7 @@ def _read_header(blob: bytes) -> tuple[dict[str, Any], list[_Stream], int]:
             f"{len(blob) - start:,} are there, at most {MAX_HEADER:,} may be decoded"
         )
     coded = blob[start : start + coded_bytes]
-    if crc32c(coded, crc32c(blob[: FIXED.size])) != CRC.unpack_from(blob, FIXED.size)[0]:
+    if crc32c(coded, crc32c(blob[:CHECKED])) != crc:
         raise DataError("artifact header: its checksum differs; the file is damaged", hint="copy it again")
     raw = decode_stream(HEADER_CODECS[codec], coded, raw_bytes, "artifact header")
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from golf.codec.codecs import decode as decode_stream
 from golf.codec.rans import MAX_LANES, MAX_MATRICES, MAX_ROWS
 from golf.codec.rans import decode as decode_lanes
-from golf.codec.streams import ArraySpec
+from golf.codec.streams import ArraySpec, unlay
 from golf.runtime.errors import DataError
 
 RANS = "rans"
@@ -53,11 +53,7 @@ def read(specs: Sequence[ArraySpec], coded: bytes | memoryview, where: str) -> t
         raise DataError(f"{where}: {len(coded):,} bytes do not hold {lanes_of(specs):,} lanes and their tables")
     model = decode_stream("brotli", coded[FRAME.size : states], size[1], where)
     try:
-        symbols, carried = decode_lanes(coded[states:], bytes(model), [(s.shape[0], s.shape[1]) for s in specs])
+        symbols, carried = decode_lanes(coded[states:], bytes(model), [spec.shape for spec in specs])
     except (ValueError, IndexError) as error:
         raise DataError(f"{where}: not a rans stream of {sum(s.bytes for s in specs):,} bytes: {error}") from None
-    ends = np.cumsum([spec.bytes for spec in specs])[:-1]
-    matrices = [
-        part.view(np.int8).reshape(spec.shape) for part, spec in zip(np.split(symbols, ends), specs, strict=True)
-    ]
-    return matrices, carried.astype("<u4").tobytes()
+    return unlay(specs, symbols, "row")[0], carried.astype("<u4").tobytes()

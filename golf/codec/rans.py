@@ -87,7 +87,7 @@ def make_tables(first: np.ndarray, mean: int, span: int, reach: int) -> Tables:
     )
 
 
-def decode(coded: bytes | memoryview, model: bytes, sizes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def decode(coded: bytes | memoryview, model: bytes, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of all matrices, and what the lanes carried.
 
     Args:
@@ -110,10 +110,8 @@ def decode(coded: bytes | memoryview, model: bytes, sizes: Sequence[tuple[int, i
     x = x[0] | x[1] << 16 | x[2] << 32
     out = np.empty(sum(rows * columns for rows, columns in sizes), np.uint8)
     start = word = 0
-    key: object = None
     for (rows, columns), (shape, mean, weight, span, reach) in zip(sizes, fields, strict=True):
-        if key != (key := (shape, mean, span, reach)):
-            tables = make_tables(cumulative(shapes[shape], 1 + bool(states), mean, span, reach), mean, span, reach)
+        tables = make_tables(cumulative(shapes[shape], 1 + bool(states), mean, span, reach), mean, span, reach)
         known = int(scale(weight))
         sums = np.full(columns, known * int(scale(mean) + scale(mean + 1)) // 2)
         state = np.zeros(columns, np.int64)

@@ -105,18 +105,20 @@ def lay(specs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], layout: st
     return data
 
 
-def unlay(specs: Sequence[ArraySpec], data: bytearray | np.ndarray, layout: str) -> list[np.ndarray]:
-    """Invert :func:`lay`: arrays of the specs' shapes, writable, row-major."""
-    if layout == "split":
-        data = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(specs[0].itemsize, -1).T)
-    arrays, start = [], 0
+def unlay(specs: Sequence[ArraySpec], data: np.ndarray, layout: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Invert :func:`lay`: the arrays whose bytes ``data`` (uint8) holds row by row, and views of it to be filled one
+    after the other with the bytes of a stream in ``layout``.
+    """
+    arrays, places, start = [], [data], 0
     for spec in specs:
-        shape = spec.shape[::-1] if layout == "column" else spec.shape
-        dtype = np.dtype(spec.dtype).newbyteorder("<")
-        array = np.frombuffer(data, dtype, prod(shape), start).reshape(shape)
-        arrays.append(np.ascontiguousarray(array.T) if layout == "column" else array)
+        items = data[start : start + spec.bytes].view(np.dtype(spec.dtype).newbyteorder("<"))
+        arrays.append(items.reshape(spec.shape))
         start += spec.bytes
-    return arrays
+    if layout == "split":
+        places = [data.reshape(-1, specs[0].itemsize).T]
+    elif layout == "column":
+        places = [array[..., None].view(np.uint8).swapaxes(0, 1) for array in arrays]
+    return arrays, places
 
 
 def entropy_bytes(array: np.ndarray) -> float:

@@ -105,6 +105,17 @@ def to_dict(section: Section) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(section)))  # type: ignore[call-overload]
 
 
+def read_seed(text: str) -> int:
+    """A seed of the command line: what torch takes, as ``seeds`` in params.yaml.
+
+    Raises:
+        ConfigError: it is no integer from 0 to 2^63 - 1.
+    """
+    if text.isdecimal() and len(text) < 20 and int(text) < 1 << 63:
+        return int(text)
+    raise ConfigError(f"--seed: found {text}, needed an integer from 0 to 2^63 - 1", hint="--seed 42")
+
+
 def load_seeds(path: Path | str = PARAMS_FILE) -> list[int]:
     """The seeds of the run: distinct integers from 0 to 2^63 - 1, what torch takes.
 
@@ -181,13 +192,13 @@ def _check(key: str, value: Any, hint: Any, where: str) -> Any:
             return None
         return _check(key, value, next(arg for arg in args if arg is not type(None)), where)
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        if type(value) in (int, float) and abs(value) <= sys.float_info.max:
             return float(value)
-        needed = "a finite number" + (" (YAML reads 1e-4 as text: write 1.0e-4)" if _looks_numeric(value) else "")
+        needed = "a finite number" + (" (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) else "")
     elif type(value) is hint:
         return value
     else:
-        needed = {int: "an integer", bool: "true or false", str: "text"}.get(hint, str(hint))
+        needed = {int: "an integer", bool: "true or false", str: "text"}[hint]
     raise ConfigError(f"{where}: {key}: found {value!r}, needed {needed}")
 
 
@@ -204,14 +215,6 @@ def _check_items(key: str, value: Any, hint: Any, where: str) -> Any:
         return tuple(_check(f"{key}[{i}]", item, kind, where) for i, (item, kind) in pairs)
     length = "" if args[-1] is Ellipsis else f" of {len(args)}"
     raise ConfigError(f"{where}: {key}: found {value!r}, needed a list{length}")
-
-
-def _looks_numeric(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, str)
 
 
 def _yaml(default: Any) -> str:

@@ -32,6 +32,9 @@ class Hardware(Section):
         for name in ("processes", "threads", "min_tflops", "dollars_per_hour"):
             self.require(getattr(self, name) >= 0, name, "0 or more", 0)
         self.require(self.nccl_timeout > 0, "nccl_timeout", "above 0", 120.0)
+        # Twice the hardware threads of the largest machines of two sockets: far more cannot be started. And a day.
+        for name, most in {"threads": 1024, "nccl_timeout": 86_400}.items():
+            self.require(getattr(self, name) <= most, name, f"at most {most}", 1)
         for name, value in (self.nccl or {}).items():
             if not name.startswith("NCCL_") or not name.isupper() or not value:
                 raise ConfigError(

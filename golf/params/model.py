@@ -56,6 +56,8 @@ class Model(Section):
             self.require(getattr(self, key) >= 1, key, "at least 1", count)
         for key, example in {"mlp_ratio": 3, "logit_softcap": 30, "embed_init_std": 0.005, "gate_scale": 0.5}.items():
             self.require(getattr(self, key) > 0, key, "above 0", example)
+        for key in ("loop_passes", "mlp_ratio"):  # 16 times what the public records have
+            self.require(getattr(self, key) <= 64, key, "at most 64", 3)
         for key in ("rope_train_len", "value_embed_dim", "gate_init_std"):
             self.require(getattr(self, key) >= 0, key, "0 or more", 0)
         head, fitting = self.dim // self.num_heads, 64 * self.num_heads

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from golf.params.base import Section
 
 TERNARY_CLIP = 6.0  # standard deviations: the step itself with 2 bits, and half of it rounds to 0
+# From 762 deviations on (6 times the 127 steps of 8 bits, the widest grid) what lies within 3 of them rounds to 0.
+MOST_CLIP = 1000
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class Quant(Section):
         self.require(not zeros, "clip_sigma", f"at most {TERNARY_CLIP} with 2 bits: -1, 0, 1; beyond it all are 0", 1.6)
         self.require(self.trellis_states in (4, 8, 16, 32), "trellis_states", "4, 8, 16 or 32", 8)
         for key in ("clip_sigma", "embed_clip_sigma"):
-            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
+            self.require(0 < getattr(self, key) <= MOST_CLIP, key, f"above 0, at most {MOST_CLIP}", 12.85)
         self.require(self.damping > 0, "damping", "above 0", 0.01)
-        self.require(self.calibration_tokens >= 256, "calibration_tokens", "at least 256", 65_536)
-        self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)
-        self.require(self.heldout_tokens >= 256, "heldout_tokens", "at least 256", 16_384)
-        self.require(self.block_size >= 1, "block_size", "at least 1", 128)
+        for key, least in {"calibration_tokens": 256, "seq_len": 16, "heldout_tokens": 256, "block_size": 1}.items():
+            self.require(getattr(self, key) >= least, key, f"at least {least}", 512)
+        tokens = self.calibration_tokens
+        self.require(self.seq_len <= tokens, "seq_len", f"at most calibration_tokens ({tokens})", tokens)
 
     def own_bits(self, name: str) -> int | None:
         """The width that ``bits_of`` gives the tensor ``name``: of the keys that are a part of it the longest decides.

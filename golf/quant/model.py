@@ -20,7 +20,7 @@ from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
 from golf.quant.steps import Scheme, column_exponents, factors_of
 from golf.quant.units import hidden_pairs, unit_order
-from golf.runtime.errors import ConfigError
+from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
 
@@ -208,9 +208,11 @@ def check_state(state: Mapping[str, Tensor]) -> None:
     """Refuse weights that cannot be quantised, before any calibration.
 
     Raises:
-        DataError: NaN or infinity; the tensor is named.
+        DataError: NaN or infinity, or no real numbers; the tensor is named.
     """
     for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise DataError(f"{name}: found {tensor.dtype}, needed real numbers", hint="dvc repro -f -s select")
         check_finite(name, tensor)
 
 

@@ -131,6 +131,15 @@ def test_nan_weights_are_refused_before_calibration(workspace: Path, monkeypatch
     assert (workspace / f"runs/quantize/{SEED}/quantized.safetensors").read_bytes() == before
 
 
+def test_complex_weights_are_refused_before_calibration(workspace: Path) -> None:
+    weights = tiny.state(1)
+    weights["blocks.0.mlp.up.weight"] = weights["blocks.0.mlp.up.weight"].to(torch.complex64)
+    save_model(workspace / f"runs/select/{SEED}", "model", weights, tiny.CONFIG, tiny.VOCAB, 1)
+    with pytest.raises(DataError, match=r"^blocks.0.mlp.up.weight: found torch.complex64, needed real numbers. Try: "):
+        quantize.main()
+    assert not (workspace / f"runs/quantize/{SEED}").exists()
+
+
 def test_missing_weights_are_one_error_and_nothing_is_written(workspace: Path) -> None:
     (workspace / f"runs/select/{SEED}/model.safetensors").unlink()
     with pytest.raises(MissingInput, match=r"model.safetensors: no such file"):

@@ -98,7 +98,8 @@ def unpacked(codec: str, stream: bytes, size: int) -> bytes:
         return engine.decompress(stream, max_output_size=size)
     if codec == "lzma":
         lc, lp, pb = stream[0] % 9, stream[0] // 9 % 5, stream[0] // 45
-        known = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": min(max(size, 1 << 16), 1 << 26)}
+        window = min(max(size // 2, 1 << 16), 1 << 26)
+        known = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": window}
         return lzma.decompress(stream[1:], format=lzma.FORMAT_RAW, filters=[known])
     assert codec == "stored"
     return stream

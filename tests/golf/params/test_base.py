@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import golf.params
-from golf.params.base import Section, from_dict, load, load_seeds, to_dict
+from golf.params.base import Section, from_dict, load, load_seeds, read_seed, to_dict
 from golf.params.data import Data
 from golf.params.hardware import Hardware
 from golf.params.model import Model
@@ -78,6 +78,24 @@ def outcome(section: type[Section], key: str, value: object) -> tuple[object, st
         (Quant, "bits", True, "quant.bits: found True, needed an integer"),
         (Quant, "damping", 0.0, "quant.damping: found 0.0, needed above 0. Try: dvc exp run -S quant.damping=0.01"),
         (Quant, "damping", "1e-2", r"needed a finite number \(YAML reads 1e-4 as text: write 1.0e-4\)"),
+        (
+            Quant,
+            "clip_sigma",
+            1e300,
+            r"quant.clip_sigma: found 1e\+300, needed above 0, at most 1000. Try: .*clip_sigma=12.85",
+        ),
+        (Quant, "embed_clip_sigma", 1001, "quant.embed_clip_sigma: found 1001.0, needed above 0, at most 1000"),
+        (Quant, "clip_sigma", 0, "quant.clip_sigma: found 0.0, needed above 0"),
+        (
+            Quant,
+            "seq_len",
+            32769,
+            r"quant.seq_len: found 32769, needed at most calibration_tokens \(32768\). Try: .*seq_len=32768",
+        ),
+        (Hardware, "threads", 10**6, "hardware.threads: found 1000000, needed at most 1024. Try: .*threads=1$"),
+        (Hardware, "nccl_timeout", 1e18, r"hardware.nccl_timeout: found 1e\+18, needed at most 86400. Try: "),
+        (Model, "mlp_ratio", 1e300, r"model.mlp_ratio: found 1e\+300, needed at most 64. Try: .*mlp_ratio=3$"),
+        (Model, "loop_passes", 10**6, "model.loop_passes: found 1000000, needed at most 64. Try: .*loop_passes=3$"),
         (Model, "dim", 131, r"model.dim: found 131, needed a multiple of num_heads \(2\)"),
         (Model, "num_heads", 5, r"model.dim: found 96, needed a multiple of num_heads \(5\)"),
         (Model, "num_kv_heads", 3, "needed a divisor of 2"),
@@ -134,6 +152,17 @@ def test_bad_seeds_are_refused(tmp_path: Path, seeds: object) -> None:
         ConfigError, match=r"seeds: found .*, needed distinct non-negative integers below 2\^63. Try: dvc exp run -S"
     ):
         load_seeds(path)
+
+
+@pytest.mark.parametrize("text", ["-1", str(2**63), str(2**70), "9" * 5000, "1.0", "", "x", "0x10", "²"])
+def test_a_bad_seed_of_the_command_line_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--seed: found .*, needed an integer from 0 to 2\^63 - 1. Try: --seed 42$"):
+        read_seed(text)
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**63 - 1])
+def test_a_seed_that_torch_takes_is_read(seed: int) -> None:
+    assert read_seed(str(seed)) == seed
 
 
 @pytest.mark.parametrize(
