@@ -181,10 +181,8 @@ def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
 
 
 def test_their_sizes() -> None:
-    assert len(shipped()) < 57_250  # recorded steps and documents many in a row are 1,400 of them
-    assert (
-        len(record()) < 46_200
-    )  # the kernels of training and their graphs are 6,600 of them, windows of attention 200
+    assert len(shipped()) < 57_300  # recorded steps and documents many in a row are 1,400 of them
+    assert len(record()) < 46_200  # kernels of training and graphs are 6,600 of them, windows 200
     assert len(shipped()) - len(record()) > LEAST_LEFT_OUT
 
 

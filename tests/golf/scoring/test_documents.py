@@ -52,11 +52,11 @@ def test_groups_hold_documents_of_like_length_and_hands_are_even() -> None:
 
 
 def test_a_long_document_is_a_hand_of_its_own_as_its_pieces_come_one_after_the_other() -> None:
-    groups = [[Document(0, 10_000)], *([Document(10_000 + i * 990, 10_990 + i * 990)] * 16 for i in range(14))]
+    groups = [[Document(0, 20_000)], *([Document(20_000 + i * 990, 20_990 + i * 990)] * 16 for i in range(14))]
     cut = Pieces(100, 0.0, 1000)
     hands = deal(groups, 3, cut)
-    assert hands[0] == groups[:1], "100 pieces of one row, as many targets as two of the others"
-    assert [sum(len(list(cut(members[0].length))) for members in hand) for hand in hands] == [100, 70, 70]
+    assert hands[0] == groups[:1], "200 pieces of one row, fewer targets than two of the others"
+    assert [sum(len(list(cut(members[0].length))) for members in hand) for hand in hands] == [200, 70, 70]
 
 
 @pytest.mark.parametrize("growth", [0.0, 0.125, 1.0])
