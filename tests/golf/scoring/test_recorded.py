@@ -26,7 +26,7 @@ from golf.scoring.recorded import RecordedForward
 from tests.golf.model.tiny import BOS, EVERYTHING, VOCAB, tiny
 
 CONFIG = Eval(
-    seq_len=32, stride=32, ttt="lora", ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.02, lora_documents=4,
+    seq_len=32, stride=32, ttt="lora", ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.01, lora_documents=4,
     lora_chunk_tokens=8, lora_chunk_growth=0.0,
 )  # fmt: skip
 

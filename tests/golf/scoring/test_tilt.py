@@ -23,7 +23,7 @@ from golf.scoring.tilted import TILT_SHARE, TiltedScorer, interleave
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
 CONFIG = Eval(
-    seq_len=32, stride=16, batch_windows=4, ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.02,
+    seq_len=32, stride=16, batch_windows=4, ttt_chunk_tokens=64, ttt_lr=0.02, lora_rank=3, lora_lr=0.01,
     lora_documents=4, lora_chunk_tokens=8, tilt=True,
 )  # fmt: skip
 FORMS: list[dict[str, Any]] = [
