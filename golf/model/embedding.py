@@ -23,6 +23,11 @@ def has_predecessor(tokens: Tensor, bos_id: int | None) -> Tensor:
     return inside if bos_id is None else (tokens != bos_id) & inside
 
 
+def known(tokens: Tensor, training: bool) -> Tensor:
+    """``tokens`` to look up, any in place of a -1; training has none, and no step of it looks for them."""
+    return tokens if training else tokens.clamp(min=0)
+
+
 class BigramHash(nn.Module):
     """tokens (B, T) -> (B, T, D): ``scale * project(table[hash(token, previous token)])``.
 
@@ -97,4 +102,4 @@ class ValueEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor, dtype: torch.dtype, adapters: Adapters | None = None) -> Tensor:
         """Embed, a token of -1 as any; the product runs in ``dtype``."""
-        return self.project(self.table(tokens.clamp(min=0)).to(dtype), adapters) * self.scale.to(dtype)
+        return self.project(self.table(known(tokens, self.training)).to(dtype), adapters) * self.scale.to(dtype)

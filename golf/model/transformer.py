@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from golf.model.attention import Documents, prepare, prepare_behind
 from golf.model.block import Block, Lanes, joined
 from golf.model.depth import Skips, plan_passes
-from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor
+from golf.model.embedding import BigramHash, SmearGate, TokenSmear, ValueEmbedding, has_predecessor, known
 from golf.model.heads import OutputGate, Shared, for_repeat
 from golf.model.kernels import loss as loss_kernel
 from golf.model.kernels.mix_norm import Relay
@@ -177,7 +177,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """tokens (B, T) -> the normalised embedding (B, T, D) that enters layer 0 and each residual mix; of -1 any."""
         linked = has_predecessor(tokens, self.bos_id if self.config.bos_mask else None)
-        x = F.embedding(tokens.clamp(min=0), weight.to(self.compute_dtype))
+        x = F.embedding(known(tokens, self.training), weight.to(self.compute_dtype))
         if self.bigram is not None:
             x = x + self.bigram(tokens, linked, self.compute_dtype, adapters)
         if isinstance(self.smear, TokenSmear):
