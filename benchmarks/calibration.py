@@ -65,7 +65,8 @@ def main() -> None:
         for name, chosen in texts.items():
             found = calibrate(model, chosen, BATCH, steps, progress=False)
             config = Quant(bits=parsed.bits, steps=steps)
-            quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, print, found.gains)
+            quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, print, found.gains,
+                                  found.outputs)  # fmt: skip
             quantized, size, multiplier = at_bytes(quantizer, target)
             target = size if target is None else target
             lost = bits_per_byte(build(spec, dequantize_model(quantized)), text) - before

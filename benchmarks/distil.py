@@ -134,7 +134,7 @@ def main() -> None:
     parts["build"] = lambda weights: build(spec, weights)
     parts["texts"] = {name: (part, bits_per_byte(model, part)) for name, part in texts.items()}
     parts["hessians"] = collect(model, calibration, BATCH)
-    parts["curvature"] = curvature(model, calibration[:16], BATCH, parts["hessians"])
+    parts["curvature"] = curvature(model, calibration, BATCH)
     with torch.no_grad():
         parts["teacher"] = [(part, F.log_softmax(model(part).float(), -1)) for part in training.split(ROWS)]
     pairs = [(parsed.rates[i], parsed.rates[i + 1]) for i in range(0, len(parsed.rates), 2)]

@@ -8,7 +8,7 @@
 The weights are the challenge's baseline's (:mod:`golf.model.published`), or those of runs. Bytes are those of codes,
 steps and factors: codes at their ideal length for a coder that knows the column's energy and the trellis state's
 offset, steps and factors after brotli. Each variant's steps are scaled until its bytes are those of the first in its
-table. Scoring text is never calibrated on; of shards, the held-out training text is.
+table. Scoring text is never calibrated on; of shards, as much training text is as the profile asks for.
 
 Last, whole files: what the record profile's quantiser loses in an artifact of as many bytes as row-scaled GPTQ takes
 whose codes brotli packs column by column, and their ratio. Clips of the latter are the parameters' defaults: on the
@@ -40,15 +40,17 @@ from torch import Tensor
 
 from golf.codec.model import encode_model
 from golf.data.bytecount import ByteTable
+from golf.data.loader import Rows
 from golf.data.shards import list_shards, read_shard
 from golf.model.attention import choose_backend
 from golf.model.published import load_published
 from golf.model.weights import ModelSpec, build, load_spec, load_state, tensor_groups
 from golf.params.compress import Compress
 from golf.params.quant import Quant
-from golf.quant.curvature import curvature
+from golf.quant.calibration import training_text
+from golf.quant.curvature import Curvature, curvature
 from golf.quant.gptq import output_error
-from golf.quant.heldout import HeldOut, bits_per_byte, sample
+from golf.quant.heldout import HeldOut, batch_windows, bits_per_byte, sample
 from golf.quant.hessian import collect
 from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, dequantize_model
@@ -207,9 +209,9 @@ def lost(parts: dict[str, Any], model: QuantizedModel) -> float:
 
 
 def quantizer_of(config: Quant, parts: dict[str, Any]) -> Quantizer:
-    known = parts["curvature"] if config.steps == "curvature" else None
-    hessians, gains = (known.hessians, known.gains) if known else (parts["hessians"], {})
-    return Quantizer(parts["state"], parts["groups"], hessians, config, parts["spec"], print, gains)
+    known = parts["curvature"] if config.steps == "curvature" else Curvature(parts["hessians"], {}, {}, 0)
+    given = parts["state"], parts["groups"], known.hessians, config, parts["spec"]
+    return Quantizer(*given, print, known.gains, known.outputs)
 
 
 def measure(variants: Mapping[str, Mapping[str, Any]], parts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -278,19 +280,22 @@ def sources(parsed: argparse.Namespace) -> Iterator[tuple[str, ModelSpec, dict[s
         yield f"{folder}/{parsed.weights}", load_spec(folder), load_state(folder, parsed.weights)
 
 
-def texts(parsed: argparse.Namespace, spec: ModelSpec) -> tuple[Tensor, Tensor, HeldOut]:
-    """Windows to calibrate on, others of the same text, and what is scored."""
+def texts(parsed: argparse.Namespace, spec: ModelSpec, profile: Quant) -> tuple[Tensor | Rows, Tensor, HeldOut]:
+    """What is calibrated on, windows of other text of the kind, and what is scored."""
     half = parsed.windows // 2
     if parsed.shards is None:
         calibration = windows(parsed.calibration, parsed.tokenizer, parsed.windows, 512)
         fresh = windows(parsed.heldout, parsed.tokenizer, half, 512)
         return calibration, fresh, scoring_text(parsed.score, parsed.tokenizer, parsed.scored, 1024)
-    known = sample(parsed.shards, "heldout", tokens=3 * half * 512, seq_len=512, seed=0, spec=spec, say=print)
-    score = list_shards(parsed.shards, "val")[0]
-    return known[half:], known[:half], scoring_text(score, parsed.tokenizer, parsed.scored, 1024)
+    fresh = sample(parsed.shards, "heldout", tokens=half * 512, seq_len=512, seed=0, spec=spec, say=print)
+    length, tokens = profile.seq_len, profile.calibration_tokens
+    known = training_text(parsed.shards, tokens=tokens, seq_len=length, seed=0, spec=spec, say=print)
+    return known, fresh, scoring_text(list_shards(parsed.shards, "val")[0], parsed.tokenizer, parsed.scored, 1024)
 
 
-def prepare(parsed: argparse.Namespace, name: str, spec: ModelSpec, state: dict[str, Tensor]) -> dict[str, Any]:
+def prepare(
+    parsed: argparse.Namespace, name: str, spec: ModelSpec, state: dict[str, Tensor], profile: Quant
+) -> dict[str, Any]:
     """What all variants of one model share."""
     attention = choose_backend("auto", parsed.device)[0] if parsed.device == "cuda" else "sdpa"
 
@@ -298,11 +303,12 @@ def prepare(parsed: argparse.Namespace, name: str, spec: ModelSpec, state: dict[
         return build(spec, weights, attention, parsed.device)
 
     model = build(spec, state, attention, parsed.device)
-    calibration, fresh, text = texts(parsed, spec)
+    calibration, fresh, text = texts(parsed, spec, profile)
     parts = {"spec": spec, "state": state, "text": text, "bpb": bits_per_byte(model, text), "build": built}
     parts |= {"groups": tensor_groups(model), "device": parsed.device}
-    parts["hessians"], parts["heldout"] = collect(model, calibration, BATCH), collect(model, fresh, BATCH)
-    parts["curvature"] = curvature(model, calibration[: parsed.windows // 2], BATCH, parts["hessians"])
+    batch = batch_windows(calibration.tokens if isinstance(calibration, Rows) else calibration)
+    parts["hessians"], parts["heldout"] = collect(model, calibration, batch), collect(model, fresh, BATCH)
+    parts["curvature"] = curvature(model, calibration, batch)
     print(f"{name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)
     return parts
 
@@ -314,7 +320,7 @@ def main() -> None:
     source.add_argument("--run", type=Path, nargs="+", help="folders of weights that training wrote")
     parser.add_argument("--weights", default="raw", help="which weights of --run (default: raw)")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model, or with --shards its folder")
-    parser.add_argument("--shards", type=Path, help="held-out text to calibrate on and val to score, instead of:")
+    parser.add_argument("--shards", type=Path, help="train to calibrate on, heldout and val to score, instead of:")
     for key in ("calibration", "heldout", "score"):
         parser.add_argument(f"--{key}", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -322,7 +328,9 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="int4 and ternary too, each beside others at its bytes")
     parser.add_argument("--files-only", action="store_true", help="no tables: whole files alone")
     parser.add_argument("--profile", default="record", help="whose quantiser makes the whole files (default: record)")
-    parser.add_argument("--windows", type=int, default=64, help="of calibration; half as many held out (default: 64)")
+    parser.add_argument(
+        "--windows", type=int, default=64, help="of calibration without shards; half as many held out (default: 64)"
+    )
     parser.add_argument("--scored", type=int, default=24, help="windows of 1,024 tokens scored (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantise.json"))
     parsed = parser.parse_args()
@@ -336,7 +344,7 @@ def main() -> None:
         tables += [{name: changed} | {other: VARIANTS[other] for other in BESIDE} for name, changed in PLAIN.items()]
     runs, files = [], []
     for name, spec, state in sources(parsed):
-        parts = prepare(parsed, name, spec, state)
+        parts = prepare(parsed, name, spec, state, profile)
         rows = [row for table in tables for row in ([] if parsed.files_only else measure(table, parts))]
         files += [compare(replace(profile, bits=bits), Quant(bits=bits), parts) for bits in parsed.bits]
         for row in files[-len(parsed.bits) :]:

@@ -19,6 +19,7 @@ from golf.params.compress import Compress
 from golf.params.eval import Eval
 from golf.params.model import Model
 from golf.params.optim import Optim
+from golf.params.quant import Quant
 from golf.params.select import Select
 from golf.params.train import Train
 from golf.runtime.errors import run_main
@@ -34,7 +35,7 @@ def main() -> None:
     """Build the program."""
     parser = argparse.ArgumentParser(prog="python -m stages.bundle", description="Build the program that ships.")
     parser.parse_args()
-    sections = (load(Model), load(Optim), load(Train), load(Select), load(Compress), load(Eval))
+    sections = [load(section) for section in (Model, Optim, Train, Select, Quant, Compress, Eval)]
     built = build(document={section.SECTION: to_dict(section) for section in sections})
     program, modules = built.program, built.modules()
     largest = sorted(modules.items(), key=lambda item: (-item[1], item[0]))

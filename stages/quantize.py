@@ -60,7 +60,8 @@ def main() -> None:
         text = calibration_text(model, SHARDS, config, spec, seed, say)
         found = calibrate(model, text, batch_windows(text.tokens), config.steps)
     with watch.part("gptq"):
-        quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, say, found.gains)
+        quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, say, found.gains,
+                              found.outputs)  # fmt: skip
     with watch.part("fit" if config.fit else "gptq"):
         fitted = fit_budget(quantizer, budget) if config.fit else None
         quantized = fitted.model if fitted else quantizer()

@@ -31,6 +31,7 @@ FIXED: dict[str, tuple[str, ...]] = {
     "train": (ALL,),
     "select": (ALL,),
     "compress": (ALL,),
+    "quant": ("method", "steps", "fit", "calibration"),
     "eval": ("ttt", "tilt", "order"),
 }
 

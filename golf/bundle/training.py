@@ -89,7 +89,8 @@ def train(parsed: argparse.Namespace) -> None:
     if not ranks.first:
         return
     save_model(parsed.out / "select", "model", choice.state, spec.config, spec.vocab_size, spec.bos_id)
-    quantizer = Quantizer(choice.state, tensor_groups(model), found.hessians, quant, spec, say, found.gains)
+    quantizer = Quantizer(choice.state, tensor_groups(model), found.hessians, quant, spec, say, found.gains,
+                          found.outputs)  # fmt: skip
     blob, _ = encode_model(fitted(parsed, quantizer, compress) if quant.fit else quantizer(), compress)
     write_bytes(parsed.out / "model.golf", blob)
     say(f"{parsed.out / 'model.golf'}: {len(blob):,} bytes, from {choice.name} after {result.steps} steps")

@@ -1,8 +1,10 @@
 """What an error in each matrix costs the model: the loss's curvature, from one backward pass over calibration text.
 
 By Gauss-Newton with the empirical Fisher matrix, an error D of the weights of a matrix with inputs x and outputs y
-raises the loss by ``1/2 sum_i g_i (D H D^T)_ii``: H is the mean of x x^T, and g_i that of the squared gradient of the
-loss by y_i, output i. Averaged over the outputs, g makes matrices comparable: the layer's own output error is not.
+raises the loss by half the mean of (g D x)^2, with g the gradient of the loss by y. As a product of the two sides
+(K-FAC, arXiv 1503.05671) that is ``1/2 tr(G D H D^T)``: G is the mean of g^T g, and H that of x x^T in which a token
+counts for the square of its gradient, so that what the loss does not see is no constraint ("GuidedQuant", arXiv
+2505.07004). The mean of G's diagonal makes matrices comparable: the layer's own output error is not.
 
 A table that is looked up has its gradient's outer product for H, for one token in V at a time. The tied embedding is
 both: a table, and a matrix whose outputs are the logits. The head alone would put the table's errors where it does
@@ -26,7 +28,7 @@ from golf.data.loader import Rows
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.transformer import Transformer
 from golf.quant.calibration import Passes, Peers
-from golf.quant.hessian import collect_over, tensor_name
+from golf.quant.hessian import add, collect_over, tensor_name, watched
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Curvature:
 
     hessians: dict[str, Tensor]  # by name, (C, C) fp64: those of the inputs, and those of the tables
     gains: dict[str, float]  # by name: the loss is 1/2 gain times the sum over rows of d H d^T
-    tokens: int  # that were read for it, at the last reading
+    outputs: dict[str, Tensor]  # by name, (R, R) fp64: G of the matrices that have one; its mean diagonal is the gain
+    tokens: int  # that were read for it
 
 
 def calibrate(
@@ -50,80 +53,80 @@ def calibrate(
 ) -> Curvature:
     """What the quantiser with these ``steps`` (``quant.steps``) needs to know of the model; see :func:`curvature`.
 
-    Only steps by curvature take the backward pass: the others go by the inputs alone, and there are no gains.
+    Only steps by curvature take the backward pass: the others go by the inputs alone.
 
     Args:
         model, text, batch: see there.
         steps: of the quantiser.
         peers: the ranks that share the text; each calls this and gets the whole result.
-        seconds: what is not expected to be read within is left unread; where there are two readings, each has half.
+        seconds: what is not expected to be read within is left unread.
         progress: show a bar.
     """
-    device = model.embed.weight.device
-    passes = Passes(text, batch, device, peers, seconds / 2 if steps == "curvature" else seconds)
-    hessians = collect_over(model, passes, progress=progress)
+    passes = Passes(text, batch, model.embed.weight.device, peers, seconds)
     if steps == "curvature":
-        return curvature_over(model, passes, hessians)
-    return Curvature(hessians, {}, passes.done)
+        return curvature_over(model, passes, progress=progress)
+    return Curvature(collect_over(model, passes, progress=progress), {}, {}, passes.done)
 
 
-def curvature(model: Transformer, text: Tensor | Rows, batch: int, hessians: Mapping[str, Tensor]) -> Curvature:
+def curvature(model: Transformer, text: Tensor | Rows, batch: int) -> Curvature:
     """The curvature of the loss on calibration text.
 
     Args:
         model: with its weights; left as it was.
         text: (N, T+1) int64 tokens, or rows whose documents are kept apart.
         batch: rows a pass.
-        hessians: of the matrices' inputs, :func:`golf.quant.hessian.collect`.
 
     Returns:
         for every matrix and table.
     """
-    return curvature_over(model, Passes(text, batch, model.embed.weight.device), hessians)
+    return curvature_over(model, Passes(text, batch, model.embed.weight.device))
 
 
-def curvature_over(model: Transformer, passes: Passes, hessians: Mapping[str, Tensor]) -> Curvature:
+def curvature_over(model: Transformer, passes: Passes, *, progress: bool = False) -> Curvature:
     """:func:`curvature` over ``passes``, which ranks may share."""
-    squares: dict[str, Tensor] = {}  # of the loss's gradient by a matrix's outputs, summed over tokens and outputs
-    outer: dict[str, Tensor] = {}  # of the gradient by what a table gives with itself, summed over tokens
+    sums: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "squares": {}, "tables": {}}
     tables = {
         f"{name}.weight": module.weight for name, module in model.named_modules() if isinstance(module, Embedding)
     }
     handles = [
-        module.register_forward_hook(partial(_watch, squares, tensor_name(name, module)))
+        module.register_forward_hook(partial(_watch, sums, tensor_name(name, module)))
         for name, module in model.named_modules()
         if isinstance(module, (Linear, TiedHead))
     ]
     was_training = model.training
     model.eval()
     try:
-        with torch.enable_grad(), _Lookups(outer, tables):
+        with torch.enable_grad(), _Lookups(sums["tables"], tables), watched(passes, progress) as bar:
             for tokens, documents in passes:
                 model(tokens[:, :-1], tokens[:, 1:], **documents).sum().backward()
                 model.zero_grad(set_to_none=True)
+                bar.advance(1)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    rows = {name: value.shape[0] for name, value in model.state_dict().items() if value.dim() == 2}
-    passes.add_up({f"output {name}": total for name, total in squares.items()} | outer)
+    passes.add_up({f"{kind} {name}": total for kind, part in sums.items() for name, total in part.items()})
     count = passes.done
-    combined, gains = dict(hessians), {name: float(total) / count for name, total in squares.items()}
-    for key in tables:
-        seen = outer[key] / count
-        combined[key] = gains[key] * combined[key] + seen if key in gains else seen
-        gains[key] = 1.0
-    return Curvature(combined, {name: gain / rows[name] for name, gain in gains.items()}, count)
+    hessians = {name: total / sums["squares"][name].clamp_min(1e-300) for name, total in sums["inputs"].items()}
+    gains = {name: float(total) / count / model.get_parameter(name).shape[0] for name, total in sums["squares"].items()}
+    for name, total in sums["tables"].items():
+        hessians[name] = (sums["inputs"].get(name, 0) + total) / count
+        gains[name] = 1 / tables[name].shape[0]
+    return Curvature(hessians, gains, {name: total / count for name, total in sums["outputs"].items()}, count)
 
 
-def _watch(squares: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-    """A forward hook: add the squares of the gradient by ``output``."""
+def _watch(sums: dict[str, dict[str, Tensor]], name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """A forward hook: add up what the gradient by ``output`` says of both sides."""
 
-    def add(gradient: Tensor) -> None:
-        total = gradient.double().square().sum()
-        squares[name] = squares[name] + total if name in squares else total
+    def look(gradient: Tensor) -> None:
+        x, g = (part.detach().reshape(-1, part.shape[-1]).float() for part in (inputs[0], gradient))
+        squares = g.square().sum(1, keepdim=True)
+        add(sums["inputs"], name, x.T @ (x * squares))
+        add(sums["squares"], name, squares.sum())
+        if isinstance(module, Linear):
+            add(sums["outputs"], name, g.T @ g)
 
-    output.register_hook(add)
+    output.register_hook(look)
 
 
 class _Lookups(TorchFunctionMode):
@@ -146,5 +149,4 @@ class _Lookups(TorchFunctionMode):
 
     def _add(self, name: str, gradient: Tensor) -> None:
         flat = gradient.reshape(-1, gradient.shape[-1]).float()
-        product = (flat.T @ flat).double()
-        self.outer[name] = self.outer[name] + product if name in self.outer else product
+        add(self.outer, name, flat.T @ flat)

@@ -5,18 +5,22 @@ layer y = W x over calibration inputs x, the layer's squared output error is tr(
 H the mean of x x^T. With H^-1 = U^T U and U upper triangular, rounding column j with the error e moves every later
 column k by -e * U_jk / U_jj, which is the least-squares answer given what is already rounded.
 
-A column is rounded to the nearest codes or, with a trellis, to the best path through it: down the column's rows, which
-do not know of each other otherwise.
+A column is rounded to the nearest codes or, with a trellis, to the best path through it, down the column's rows.
+
+What the loss makes of an error is rather tr(G D H D^T), with G the mean of the outer products of its gradients by y. So
+the same holds between rows: those still to come make good the errors of those that are done. Rows are done in blocks,
+each by GPTQ, with every row of a block by itself ("YAQA", arXiv 2505.22988, goes row by row and column by column).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.linalg import solve_triangular
 
 from golf.quant.quantized import QuantizedTensor, check_bits, check_finite
 from golf.quant.steps import Scheme, column_exponents, factors_of, within_reach
@@ -24,6 +28,8 @@ from golf.quant.viterbi import Search
 from golf.runtime.errors import DataError, FairwayError
 from golf.runtime.graphs import record
 
+# Rows of a block are a multiple of what the search takes at once in every trellis, and there are about eight blocks.
+ROWS, BLOCKS_OF = 60, 512
 MAX_RETRIES = 6  # of ten times the damping each: from 0.01 of the mean diagonal to 10,000 of it
 
 
@@ -34,6 +40,9 @@ class Inverse:
     order: Tensor  # (C,) int64
     factor: Tensor  # (C, C) fp32, upper triangular
     scale: float = 1.0  # the mean of the Hessian's diagonal where it is not 0, which the factor leaves out
+    rows: Tensor | None = (
+        None  # (R, R) fp32: such a factor of the outputs' Hessian; None: rows don't know of each other
+    )
 
     @property
     def exponents(self) -> Tensor:
@@ -45,7 +54,19 @@ class Inverse:
     def rearranged(self, order: Tensor) -> Inverse:
         """That of the Hessian whose columns are ``order`` (C,) of this one's: the columns are done as they were."""
         places = torch.argsort(order.to(self.order.device))
-        return Inverse(places[self.order], self.factor, self.scale)
+        return replace(self, order=places[self.order])
+
+    def shares(self, rows: slice) -> Tensor:
+        """(rows, those behind): what one unit of error of each takes from each later row; see ``rows``."""
+        assert self.rows is not None
+        return solve_triangular(self.rows[rows, rows], self.rows[rows, rows.stop :], upper=True)
+
+    def row_weights(self, rows: int) -> Tensor:
+        """(R,): what a squared error of each row costs when the blocks behind its own have made good what they can."""
+        if self.rows is None:
+            return self.factor.new_ones(rows)
+        parts = [self.rows[part, part] for part in row_blocks(rows)]
+        return torch.cat([solve_triangular(part, _identity(part), upper=True).square().sum(1) for part in parts])
 
 
 def invert(
@@ -108,7 +129,7 @@ def quantize_batch(
         schemes: of each; they differ in width and clip alone.
         block_size: see :func:`gptq`.
     """
-    device = inverses[0].factor.device
+    device, rows = inverses[0].factor.device, weights[0].shape[0]
     # columns are rows here: each step then reads and writes contiguous memory
     order = torch.stack([inverse.order for inverse in inverses])
     columns = torch.stack([weight.detach().to(device, torch.float32).T for weight in weights])
@@ -116,6 +137,7 @@ def quantize_batch(
     factors = torch.stack([inverse.factor for inverse in inverses])
     stored = [scheme.rows(weight) for scheme, weight in zip(schemes, weights, strict=True)]
     steps = torch.stack([scheme.steps(rows).to(device) for scheme, rows in zip(schemes, stored, strict=True)])
+    costs = steps.square() * torch.stack([inverse.row_weights(rows) for inverse in inverses])
     by_column = schemes[0].by_column
     exponents = torch.zeros_like(order)
     if by_column:
@@ -124,9 +146,18 @@ def quantize_batch(
     scales = factors_of(exponents.gather(1, order))
     limits = torch.tensor([float(scheme.limit) for scheme in schemes], device=device)
     search = Search.of(schemes[0].states, device) if schemes[0].states else None
+    codes = torch.empty_like(columns, dtype=torch.int8)
+    states = torch.zeros_like(order)  # of the trellis, that each column is in
+    together = [slice(0, rows)] if inverses[0].rows is None else row_blocks(rows)
     with _one_thread():
-        sorted_codes = _round_columns(columns, factors, steps, scales, limits, search, block_size)
-    codes = torch.empty_like(sorted_codes).scatter_(1, order[:, :, None].expand_as(sorted_codes), sorted_codes)
+        for now in together:
+            rounded = columns[:, :, now].contiguous()
+            given = steps[:, now], costs[:, now], scales, limits
+            codes[:, :, now] = _round_columns(rounded, factors, *given, search, states, block_size)
+            for own, before, after, inverse in zip(columns, columns[:, :, now], rounded, inverses, strict=True):
+                if inverse.rows is not None and now.stop < rows:
+                    own[:, now.stop :] -= (before - after) @ inverse.shares(now)
+    codes = torch.empty_like(codes).scatter_(1, order[:, :, None].expand_as(codes), codes)
     return [
         QuantizedTensor(
             codes[i].T.contiguous().cpu(),
@@ -137,6 +168,12 @@ def quantize_batch(
         )
         for i, scheme in enumerate(schemes)
     ]
+
+
+def row_blocks(rows: int) -> list[slice]:
+    """The blocks in which the rows of a matrix are quantised, one after the other."""
+    height = ROWS * -(-rows // BLOCKS_OF)
+    return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 
 def inverse_factor(
@@ -211,9 +248,12 @@ def _factor(matrix: Tensor) -> Tensor | None:
     lower, info = torch.linalg.cholesky_ex(matrix.flip(0, 1))
     if int(info) != 0:
         return None
-    identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+    upper = solve_triangular(lower, _identity(matrix), upper=False).flip(0, 1)
     return upper if bool(torch.isfinite(upper).all()) else None
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[0], dtype=like.dtype, device=like.device)
 
 
 @contextmanager
@@ -231,15 +271,18 @@ def _round_columns(
     columns: Tensor,
     factors: Tensor,
     steps: Tensor,
+    costs: Tensor,
     scales: Tensor,
     limits: Tensor,
     search: Search | None,
+    states: Tensor,
     block_size: int,
 ) -> Tensor:
-    """The codes (B, C, R), int8, of ``columns`` (B, C, R), which are used up.
+    """The codes (B, C, R), int8, of ``columns`` (B, C, R), which become what the codes stand for.
 
     ``factors`` (B, C, C) are upper triangular, ``steps`` (B, R) and ``scales`` (B, C) make the step of a weight,
-    ``limits`` (B,) are the largest codes; with ``search`` codes are symbols of a trellis.
+    ``limits`` (B,) are the largest codes; with ``search`` codes are symbols of a trellis, which columns enter in their
+    ``states`` (B, C), replaced by those that they leave it in, and ``costs`` (B, R) what a step's square costs a row.
     """
     count = columns.shape[1]
     codes = torch.empty_like(columns, dtype=torch.int8)
@@ -247,8 +290,8 @@ def _round_columns(
     ratios = factors / factors.diagonal(dim1=1, dim2=2)[:, :, None]
     # the columns of a block and what is theirs, always in the same memory: a graph goes from one to the next
     place = torch.zeros(1, dtype=torch.int64, device=columns.device)
-    block, taken, scale, found = (
-        part[:, :block_size].clone() for part in (columns, ratios[:, :, :block_size], scales, codes)
+    block, taken, scale, state, found = (
+        part[:, :block_size].clone() for part in (columns, ratios[:, :, :block_size], scales, states, codes)
     )
     errors = torch.zeros_like(block)
 
@@ -259,10 +302,11 @@ def _round_columns(
         if search is None:
             code = level = torch.round(column / step).clamp(-limits[:, None], limits[:, None])
         else:
-            code, level = search.symbols(column / step, steps.square(), limits)
-            level = level / 2
+            code, level, end = search.symbols(column / step, costs, limits, state[:, place][:, 0])
+            level, state[:, place] = level / 2, end[:, None]
         found[:, place] = code[:, None].to(torch.int8)
-        errors[:, place] = (column - level * step)[:, None]
+        block[:, place] = (level * step)[:, None]
+        errors[:, place] = column[:, None] - block[:, place]
 
     def round_next() -> None:
         round_at(place, block_size)
@@ -272,12 +316,12 @@ def _round_columns(
     for start in range(0, count, block_size):
         now, later = slice(start, start + block_size), slice(start + block_size, count)
         width = columns[:, now].shape[1]
-        block[:, :width], scale[:, :width] = columns[:, now], scales[:, now]
+        block[:, :width], scale[:, :width], state[:, :width] = columns[:, now], scales[:, now], states[:, now]
         taken[:, :width, :width] = ratios[:, now, now]
         errors.zero_()
         place.zero_()
         for j in range(width):
             replay() if replay else round_at(slice(j, j + 1), j)
-        codes[:, now] = found[:, :width]
+        codes[:, now], columns[:, now], states[:, now] = found[:, :width], block[:, :width], state[:, :width]
         columns[:, later].baddbmm_(ratios[:, now, later].transpose(1, 2), errors[:, :width], alpha=-1)
     return codes

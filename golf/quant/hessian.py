@@ -51,7 +51,7 @@ def collect_over(model: Transformer, passes: Passes, *, progress: bool = False) 
     was_training = model.training
     model.eval()
     try:
-        with Progress("calibrate", total=len(passes)) if progress else _Silent() as bar:
+        with watched(passes, progress) as bar:
             for tokens, documents in passes:
                 model(tokens[:, :-1], **documents)
                 collector.end_pass()
@@ -66,6 +66,16 @@ def collect_over(model: Transformer, passes: Passes, *, progress: bool = False) 
 def tensor_name(name: str, module: nn.Module) -> str:
     """The weight that the ``Linear`` or ``TiedHead`` called ``name`` multiplies by."""
     return "embed.weight" if isinstance(module, TiedHead) else f"{name}.weight"
+
+
+def add(sums: dict[str, Tensor], name: str, product: Tensor) -> None:
+    """Add what a pass found in fp32, in fp64: no token is lost to a large sum."""
+    sums[name] = sums[name] + product.double() if name in sums else product.double()
+
+
+def watched(passes: Passes, progress: bool) -> Progress | _Silent:
+    """A bar over ``passes``, or nothing that does as one."""
+    return Progress("calibrate", total=len(passes)) if progress else _Silent()
 
 
 class _Silent:
@@ -118,9 +128,5 @@ class _Collector:
 
     def _add(self, name: str, x: Tensor) -> None:
         rows = x.detach().reshape(-1, x.shape[-1]).float()
-        product = (rows.T @ rows).double()  # one pass in fp32, the passes in fp64: no token is lost to a large sum
-        if name in self.sums:
-            self.sums[name] += product
-        else:
-            self.sums[name] = product
+        add(self.sums, name, rows.T @ rows)
         self.uses[name] = self.uses.get(name, 0) + 1

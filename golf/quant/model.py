@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from math import log2
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from golf.model.weights import ModelSpec
 from golf.params.quant import Quant
 from golf.quant.fast import round_alone, round_to_nearest
-from golf.quant.gptq import Inverse, check_shapes, invert, output_error, quantize_batch
+from golf.quant.gptq import Inverse, check_shapes, inverse_factor, invert, output_error, quantize_batch
 from golf.quant.grid import row_steps
 from golf.quant.quantized import QuantizedModel, QuantizedTensor, check_finite, store_half
 from golf.quant.steps import Scheme, column_exponents, factors_of
@@ -58,6 +58,8 @@ class Quantizer:
         warn: called with one line for each retry of a factorisation.
         gains: by name, how the tensors compare (:func:`golf.quant.curvature.curvature`); empty: all steps are those
             of the parameters.
+        outputs: by name, (R, R), those of the outputs, see there; rows of a matrix without one don't know of each
+            other.
 
     Raises:
         DataError: NaN or infinite weights or Hessians, named.
@@ -73,6 +75,7 @@ class Quantizer:
         spec: ModelSpec,
         warn: Callable[[str], None] | None = None,
         gains: Mapping[str, float] | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.spec, self.groups = config, spec, groups
         self.controls = {name: store_half(name, value) for name, value in state.items() if groups[name] == "control"}
@@ -87,7 +90,12 @@ class Quantizer:
             check_finite(name, weight)
             if name in self.hessians:
                 self.inverses[name] = self._invert(name, factorised, warn)
+        self.outputs = dict(outputs or {})
         self.units = self._arrange()
+        for name, hessian in self.outputs.items():
+            check_finite(f"Hessian of the outputs of {name}", hessian)
+            rows = inverse_factor(hessian, config.damping, name=f"outputs of {name}", warn=self._noting(name, warn))
+            self.inverses[name] = replace(self.inverses[name], rows=rows)
         self.allocation = dict.fromkeys(self.weights, 1.0)
         if gains:
             self.allocation = self._allocate(gains)
@@ -131,16 +139,21 @@ class Quantizer:
         return (config.embed_bits, config.embed_clip_sigma) if embed else (config.bits, config.clip_sigma)
 
     def _invert(self, name: str, factorised: dict[int, Inverse], warn: Callable[[str], None] | None) -> Inverse:
+        hessian = self.hessians[name]
+        check_shapes(self.weights[name], hessian, name)
+        if id(hessian) not in factorised:
+            factorised[id(hessian)] = invert(hessian, self.config.damping, name=name, warn=self._noting(name, warn))
+        return factorised[id(hessian)]
+
+    def _noting(self, name: str, warn: Callable[[str], None] | None) -> Callable[[str], None]:
+        """``warn``, with retries counted."""
+
         def note(line: str) -> None:
             self.retries[name] += 1
             if warn is not None:
                 warn(line)
 
-        hessian = self.hessians[name]
-        check_shapes(self.weights[name], hessian, name)
-        if id(hessian) not in factorised:
-            factorised[id(hessian)] = invert(hessian, self.config.damping, name=name, warn=note)
-        return factorised[id(hessian)]
+        return note
 
     def _arrange(self) -> dict[str, Tensor]:
         """Put hidden units in the order that codes best; by the name of the matrix that reads them, that order."""
@@ -149,6 +162,8 @@ class Quantizer:
             by_column = self.config.steps != "row" and down in self.inverses
             order = orders[down] = unit_order(self.weights[up], self.inverses[down].exponents if by_column else None)
             self.weights[up], self.weights[down] = self.weights[up][order], self.weights[down][:, order]
+            if up in self.outputs:
+                self.outputs[up] = self.outputs[up][order][:, order]
             if down in self.inverses:
                 self.hessians[down] = self.hessians[down][order][:, order]
                 self.inverses[down] = self.inverses[down].rearranged(order)
@@ -168,7 +183,8 @@ class Quantizer:
             column = factors_of(column_exponents(inverse.factor.diagonal())) if scheme.by_column else 1.0
             error = float((column / inverse.factor.diagonal()).double().square().mean()) * inverse.scale
             step = row_steps(self.weights[name], *self._grid(name)).double()
-            octaves[name] = -0.5 * log2(max(gain * error * float(step.square().mean()), 1e-300))
+            costs = step.square() * inverse.row_weights(len(step)).to(step.device)
+            octaves[name] = -0.5 * log2(max(gain * error * float(costs.mean()), 1e-300))
         weights = {name: self.weights[name].numel() for name in octaves}
         mean = sum(octaves[name] * count for name, count in weights.items()) / sum(weights.values())
         return {
@@ -178,7 +194,8 @@ class Quantizer:
     def _batches(self) -> list[list[str]]:
         batches: dict[object, list[str]] = {}
         for name, weight in self.weights.items():
-            batches.setdefault(tuple(weight.shape) if name in self.inverses else name, []).append(name)
+            shape = (*weight.shape, name in self.outputs)
+            batches.setdefault(shape if name in self.inverses else name, []).append(name)
         return list(batches.values())
 
     @torch.no_grad()

@@ -40,16 +40,20 @@ class Search:
         order = np.argsort(start * states + state)
         return cls(states, torch.from_numpy(np.stack(paths)[:, order]).to(device))
 
-    def symbols(self, x: Tensor, weights: Tensor, limit: int | Tensor) -> tuple[Tensor, Tensor]:
-        """The sequence of least weighted squared error along the last dimension, from state 0.
+    def symbols(
+        self, x: Tensor, weights: Tensor, limit: int | Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sequence of least weighted squared error along the last dimension.
 
         Args:
             x: (B, R) targets in units of the step.
             weights: (B, R) or (1, R), what a squared error there costs.
             limit: the largest magnitude of a symbol, one for all or (B,).
+            start: (B,) int64, the states that they begin in; None: 0.
 
         Returns:
-            symbols and levels, each (B, R) in x's dtype; a level stands for half of it, in steps.
+            symbols and levels, each (B, R) in x's dtype; a level stands for half of it, in steps. And the states (B,)
+            in which they end, if R is a multiple of k.
         """
         k, rows = len(self.paths), x.shape[1]
         tail = (0, -rows % k)  # rows that cost nothing
@@ -59,13 +63,16 @@ class Search:
         most = 2 * (limit - (limit - subset // 2) % 2)  # twice the largest symbol of that parity
         level = (torch.round((target - subset) / 4) * 4 + subset).clamp(offset - most, offset + most)
         costs = (target - level).square() * weight  # (4, k, R / k, B)
-        ends = self._ends(costs.flatten(0, 1)[self.paths].sum(0))
+        start = x.new_zeros(len(x), dtype=torch.int64) if start is None else start
+        ends = self._ends(costs.flatten(0, 1)[self.paths].sum(0), start)
         chosen = self.paths[:, ends[:-1] * self.states + ends[1:]]
         level = level.flatten(0, 1).gather(0, chosen).transpose(0, 1).flatten(0, 1)[:rows].T
-        return torch.floor(level / 2), level
+        return torch.floor(level / 2), level, ends[-1]
 
-    def _ends(self, costs: Tensor) -> Tensor:
-        """The states (N + 1, B) of the cheapest path before, between and after N parts of ``costs`` (S * S, N, B)."""
+    def _ends(self, costs: Tensor, start: Tensor) -> Tensor:
+        """The states (N + 1, B) of the cheapest path from ``start`` (B,): before, between and after N parts of
+        ``costs`` (S * S, N, B).
+        """
         costs = costs.unflatten(0, (self.states, self.states))
         count, batch = costs.shape[2:]
         tree = []
@@ -75,8 +82,10 @@ class Search:
             ahead, behind = costs.unflatten(2, (-1, 2)).permute(3, 0, 1, 2, 4).flatten(3)
             tree.append((ahead, behind))
             costs = (ahead[:, :, None] + behind).amin(1).unflatten(2, (-1, batch))
-        end = costs[0, :, 0].argmin(0, keepdim=True)
-        ends = torch.cat((torch.zeros_like(end), end))
+        first = start[None]
+        ends = torch.cat(
+            (first, costs[:, :, 0].gather(0, first[:, None].expand(1, self.states, -1))[0].argmin(0)[None])
+        )
         for ahead, behind in reversed(tree):
             ends = ends[: ahead.shape[2] // batch + 1]
             start, end = (part.reshape(1, -1).expand(self.states, -1) for part in (ends[:-1], ends[1:]))

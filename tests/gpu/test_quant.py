@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golf.model.weights import build
 from golf.params.quant import Quant
-from golf.quant.gptq import gptq, invert, output_error, quantize_batch
+from golf.quant.gptq import gptq, inverse_factor, invert, output_error, quantize_batch
 from golf.quant.heldout import HeldOut, bits_per_byte
 from golf.quant.hessian import collect
 from golf.quant.quantized import QuantizedTensor, dequantize_model
@@ -68,14 +68,17 @@ def test_a_search_on_the_gpu_recorded_or_not_finds_what_the_cpu_finds(rows: int,
 SCHEMES = [Scheme(6, 12.85, by_column, states) for by_column in (False, True) for states in (0, 8)]
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["rows apart", "rows together"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_recorded_columns_are_rounded_as_the_cpu_rounds_them(scheme: Scheme) -> None:
-    """Two matrices of other grids side by side; four blocks, the last one short."""
+def test_recorded_columns_are_rounded_as_the_cpu_rounds_them(scheme: Scheme, together: bool) -> None:
+    """Two matrices of other grids side by side; four blocks of columns, seven of rows, the last ones short."""
     hessian = correlated(200, 4096)
     matrices = [torch.randn(384, 200, generator=torch.Generator().manual_seed(seed)) * 0.02 for seed in (1, 2)]
     schemes, errors = [scheme, replace(scheme, clip_sigma=6.0)], []
     for device in ("cpu", "cuda"):
         inverse = invert(hessian.to(device), 0.01)
+        if together:
+            inverse = replace(inverse, rows=inverse_factor(correlated(384, 4096).to(device), 0.01))
         done = quantize_batch([part.to(device) for part in matrices], [inverse] * 2, schemes, 64)
         errors += [output_error(part, hessian, found.dequantize()) for part, found in zip(matrices, done, strict=True)]
     assert errors[2:] == pytest.approx(errors[:2], rel=0.02)
@@ -84,17 +87,20 @@ def test_recorded_columns_are_rounded_as_the_cpu_rounds_them(scheme: Scheme) -> 
 SHAPES = {(512, 512): 22, (256, 512): 22, (2048, 512): 11, (512, 2048): 11, (8192, 512): 1}  # 36 million weights
 
 
-@pytest.mark.parametrize(("states", "limit"), [(0, 5.0), (8, 10.0)], ids=["nearest", "trellis"])
-def test_a_record_model_is_rounded_in_seconds(states: int, limit: float) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["rows apart", "rows together"])
+@pytest.mark.parametrize(("states", "limit"), [(0, 5.0), (8, 10.0), (32, 10.0)])
+def test_a_record_model_is_rounded_in_seconds(states: int, limit: float, together: bool) -> None:
     inverses = {columns: invert(correlated(columns, 8192).double().cuda(), 0.01) for columns in (512, 2048)}
     total = 0.0
     for (rows, columns), count in SHAPES.items():
-        matrices = [torch.randn(rows, columns) * 0.02 for _ in range(count)]
+        matrices, inverse = [torch.randn(rows, columns) * 0.02 for _ in range(count)], inverses[columns]
+        if together and rows < 8192:
+            inverse = replace(inverse, rows=inverse_factor(correlated(rows, 8192).double().cuda(), 0.01))
         torch.cuda.synchronize()
         start = time.perf_counter()
-        quantize_batch(matrices, [inverses[columns]] * count, [Scheme(6, 12.85, True, states)] * count, 128)
+        quantize_batch(matrices, [inverse] * count, [Scheme(6, 12.85, True, states)] * count, 128)
         seconds = time.perf_counter() - start
-        print(f"{count} x {rows} x {columns}, {states} states: {seconds:.2f} s", flush=True)
+        print(f"{count} x {rows} x {columns}, {states} states, {together}: {seconds:.2f} s", flush=True)
         total += seconds
     assert total < limit
 

@@ -13,7 +13,7 @@ from golf.model.attention import Documents
 from golf.model.weights import ModelSpec, build
 from golf.params.quant import Quant
 from golf.quant.calibration import ROW_SEGMENTS, Passes, calibration_text, generate, training_text
-from golf.quant.curvature import calibrate
+from golf.quant.curvature import calibrate, curvature
 from golf.quant.hessian import collect
 from golf.runtime.errors import DataError
 from tests.golf.quant import tiny
@@ -28,7 +28,7 @@ from pathlib import Path
 from golf.model.weights import build
 from golf.params.hardware import Hardware
 from golf.quant.calibration import generate, training_text
-from golf.quant.curvature import calibrate
+from golf.quant.curvature import calibrate, curvature
 from golf.train.distributed import join
 from tests.golf.quant import test_calibration as made, tiny
 shards, out = map(Path, sys.argv[1:])
@@ -63,6 +63,7 @@ def everything(shards: Path, ranks: object = None) -> dict[str, torch.Tensor]:
         "own": calibrate(tiny.model(), own, 1, "row", ranks, progress=False),
     }
     numbers = {f"{key} {name}": value for key, part in found.items() for name, value in part.hessians.items()}
+    numbers |= {f"{key} outputs {name}": value for key, part in found.items() for name, value in part.outputs.items()}
     numbers |= {
         f"{key} gain {name}": torch.tensor(value) for key, part in found.items() for name, value in part.gains.items()
     }
@@ -104,8 +105,8 @@ def test_one_process_sums_nothing() -> None:
             raise AssertionError("summed over one")
 
     found = calibrate(tiny.model(), WINDOWS, 2, "curvature", Nobody(0, 1), progress=False)
-    alone = collect(tiny.model(), WINDOWS, 2)
-    assert torch.equal(found.hessians["blocks.0.mlp.up.weight"], alone["blocks.0.mlp.up.weight"])
+    alone = curvature(tiny.model(), WINDOWS, 2)
+    assert torch.equal(found.hessians["blocks.0.mlp.up.weight"], alone.hessians["blocks.0.mlp.up.weight"])
     assert found.tokens == 11 * 20
 
 
