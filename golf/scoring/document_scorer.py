@@ -16,7 +16,6 @@ left to right, and the audit's ``document-order`` fails and names it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import defaultdict
@@ -210,13 +209,15 @@ class DocumentScorer:
         recorded = self._record(model, members) if learns else None
         reader = Reader(model, self.config, members, stream, learns=learns, recorded=recorded)
         base = digest(model) if self.traced else ""
+        states = [base] * len(members)  # of each row
         for piece in reader:
-            self._note_piece("score", reader, piece, base)
+            self._note_piece("score", reader, piece, states)
             nll = reader.nll(piece)
             stream.scores[:, piece.places] = -nll.detach().double()
             reader.finish(piece, nll)
-            if learns:
-                self._note_piece("update", reader, piece, base)
+            if self.traced and reader.adapters is not None and piece.going:
+                states = reader.adapters.digests(base)
+                self._note_piece("update", reader, piece, states)
         for document in members if learns else ():  # what was learnt is forgotten
             self._note(document.start, "update", document.start + 1, document.stop + 1, base)
 
@@ -240,18 +241,15 @@ class DocumentScorer:
             reader.finish(piece, reader.nll(piece))
         raise AssertionError("the pieces reach to the longest document's end")
 
-    def _note_piece(self, kind: Literal["score", "update"], reader: Reader, piece: Piece, base: str) -> None:
+    def _note_piece(self, kind: Literal["score", "update"], reader: Reader, piece: Piece, states: list[str]) -> None:
         """Of those documents that reach into the piece; an update: beyond it."""
         if not self.traced:
             return
         size = piece.places.shape[1]
         reach = piece.start + (size if kind == "update" else 0)
         for row, document in enumerate(each for each in reader.members if each.length > reach):
-            state = base
-            if reader.adapters is not None and reach > 0:
-                state = hashlib.sha256((base + reader.adapters.digest(row)).encode()).hexdigest()[:32]
             start = document.start + piece.start + 1
-            self._note(document.start, kind, start, min(start + size, document.stop + 1), state)
+            self._note(document.start, kind, start, min(start + size, document.stop + 1), states[row])
 
     def _note(self, key: int, kind: Literal["score", "update"], start: int, stop: int, state: str) -> None:
         if self.traced:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from golf.model.linear import Adapters
 from golf.params.eval import Eval
+from golf.scoring.state import summaries
 
 BETAS = (0.0, 0.99)  # no momentum, as in the 1.0611 record: a document has few steps
 EPSILON = 1e-4  # the record 1e-10: then what hardly has a gradient moves as far as what has one
@@ -87,12 +88,11 @@ class RowAdapters:
                 eps=EPSILON, amsgrad=False, maximize=False,
             )  # fmt: skip
 
-    def digest(self, row: int) -> str:
-        """Digest of all that ``row`` has learnt and of its optimizer's state."""
-        hasher = hashlib.sha256(self.steps.cpu().numpy().tobytes())
-        for value in (*self.values, *self.second):
-            hasher.update(value.detach()[row].cpu().contiguous().numpy().tobytes())
-        return hasher.hexdigest()[:32]
+    def digests(self, base: str) -> list[str]:
+        """Of each row, of all that it has learnt, of its optimizer's state, and of ``base``."""
+        steps = base.encode() + self.steps.cpu().numpy().tobytes()
+        parts = [summaries(value.detach()) for value in (*self.values, *self.second)]
+        return [hashlib.sha256(b"".join((steps, *row))).hexdigest()[:32] for row in zip(*parts, strict=True)]
 
 
 def _added(down: Tensor, up: Tensor, x: Tensor) -> Tensor:

@@ -29,20 +29,24 @@ def digest(model: nn.Module, momentum: Sequence[Tensor] = ()) -> str:
 
 
 def _summary(tensor: Tensor) -> bytes:
-    """The bytes of a tensor in CPU memory, or a checksum of one that lies on a GPU."""
-    flat = tensor.contiguous().flatten()
-    if flat.device.type == "cpu":
-        return flat.view(torch.uint8).numpy().tobytes()
-    return _checksum(flat).to_bytes(8, "little", signed=True)
+    return summaries(tensor.reshape(1, -1))[0]
 
 
-def _checksum(flat: Tensor) -> int:
+def summaries(rows: Tensor) -> list[bytes]:
+    """Of each row of (N, M) its bytes, in CPU memory, or a checksum, on a GPU: all rows at once."""
+    found = rows.contiguous().view(torch.uint8) if rows.device.type == "cpu" else checksums(rows)[:, None].cpu()
+    return [row.tobytes() for row in found.numpy()]
+
+
+def checksums(rows: Tensor) -> Tensor:
+    """(N,) int64, of each row of (N, M)."""
     views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = flat.view(views[flat.element_size()])
-    result = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for start in range(0, bits.numel(), _ELEMENTS):
-        piece = bits[start : start + _ELEMENTS].to(torch.int64)
-        places = torch.arange(start, start + piece.numel(), device=flat.device)
+    bits = rows.contiguous().view(views[rows.element_size()])
+    result = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    at_once = max(_ELEMENTS // max(len(rows), 1), 1)
+    for start in range(0, bits.shape[1], at_once):
+        piece = bits[:, start : start + at_once].to(torch.int64)
+        places = torch.arange(start, start + piece.shape[1], device=rows.device)
         # Knuth's multiplier spreads neighbours; the low bit makes it odd, hence invertible modulo 2^64
-        result += ((piece + 1) * (places * 2_654_435_761 | 1)).sum()
-    return int(result)
+        result += ((piece + 1) * (places * 2_654_435_761 | 1)).sum(1)
+    return result

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from golf.params.eval import Eval
 from golf.runtime.errors import DataError
+from golf.scoring import state
 from golf.scoring.bpb import SidecarBytes
 from golf.scoring.evaluator import SlidingScorer, TestTimeTrainer, evaluate
 from golf.scoring.learner import Learner
-from golf.scoring.state import _checksum, digest
+from golf.scoring.state import checksums, digest, summaries
 from golf.scoring.windows import Windows
 from tests.golf.model.tiny import BOS, VOCAB, tiny
 
@@ -218,5 +219,15 @@ def test_a_gpu_s_checksum_sees_every_bit_and_place(dtype: torch.dtype) -> None:
     swapped = values[[1, 0, 2, 3, 4]]
     changed = values.clone()
     changed[4] = 0
-    sums = {_checksum(each) for each in (values, swapped, changed, torch.cat([values, torch.zeros(1, dtype=dtype)]))}
-    assert len(sums) == 4
+    longer = torch.cat([values, torch.zeros(1, dtype=dtype)])
+    assert len({int(checksums(each[None])) for each in (values, swapped, changed, longer)}) == 4
+
+
+def test_rows_are_summed_up_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    whole = checksums(rows)
+    assert whole.tolist() == [int(checksums(row[None])) for row in rows]
+    monkeypatch.setattr(state, "_ELEMENTS", 21)  # seven columns at a time, the last one short
+    assert torch.equal(checksums(rows), whole)
+    assert torch.equal(checksums(rows.T.contiguous().T), whole), "whatever the memory looks like"
+    assert summaries(rows) == [row.numpy().tobytes() for row in rows]
