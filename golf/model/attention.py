@@ -279,7 +279,7 @@ def choose_backend(name: str, device: torch.device | str) -> tuple[str, str]:
 
 
 def _obstacle(name: str, device: torch.device) -> str:
-    """Why ``name`` cannot run on ``device``; empty when it can. Nothing is imported."""
+    """Why ``name`` cannot run on ``device``; empty when it can. Nothing heavy is imported."""
     if name == "sdpa":
         return ""
     if device.type != "cuda" or not torch.cuda.is_available():
@@ -290,6 +290,10 @@ def _obstacle(name: str, device: torch.device) -> str:
         return f"needs compute capability {least}.0 to {last}.x, found {major}.{minor}"
     if name in MODULES and not _module_exists(MODULES[name]):
         return f"package {MODULES[name]} is not installed"
+    if name == "fa3" and _module_exists("flash_attn_config"):
+        flags = importlib.import_module("flash_attn_config").CONFIG["build_flags"]
+        if flags.get("FLASHATTENTION_DISABLE_LOCAL"):  # else the first document beyond a window would end the run
+            return "built without windows (FLASH_ATTENTION_DISABLE_LOCAL)"
     no_cudnn = name == "cudnn" and not torch.backends.cudnn.is_available()
     return "this torch has no cuDNN" if no_cudnn else ""
 

@@ -1,5 +1,6 @@
 import math
 import sys
+import types
 
 import pytest
 import torch
@@ -117,6 +118,18 @@ def test_forcing_on_the_wrong_gpu_names_both_capabilities(monkeypatch):
     fake_gpu(monkeypatch, (8, 0), ("flash_attn_interface",))
     with pytest.raises(ConfigError, match=r"found 8\.0"):
         choose_backend("fa3", "cuda")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    ({"FLASHATTENTION_DISABLE_LOCAL": True}, "cudnn"), ({"FLASHATTENTION_DISABLE_LOCAL": False}, "fa3"), ({}, "fa3"),
+])  # fmt: skip
+def test_a_build_without_windows_is_not_taken(monkeypatch, flags, expected):
+    fake_gpu(monkeypatch, (9, 0), ("flash_attn_interface", "flash_attn_config"))
+    monkeypatch.setitem(sys.modules, "flash_attn_config", types.SimpleNamespace(CONFIG={"build_flags": flags}))
+    assert choose_backend("auto", "cuda")[0] == expected
+    if expected != "fa3":
+        with pytest.raises(ConfigError, match="built without windows"):
+            choose_backend("fa3", "cuda")
 
 
 def test_a_cuda_device_without_cuda_is_told():
