@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from golf.bundle.build import CHECK, build
-from golf.params.base import load, to_dict
+from golf.params.base import load, pick, to_dict
 from golf.params.compress import Compress
 from golf.params.eval import Eval
 from golf.params.model import Model
@@ -35,8 +35,9 @@ def main() -> None:
     """Build the program."""
     parser = argparse.ArgumentParser(prog="python -m stages.bundle", description="Build the program that ships.")
     parser.parse_args()
-    sections = [load(section) for section in (Model, Optim, Train, Select, Quant, Compress, Eval)]
-    built = build(document={section.SECTION: to_dict(section) for section in sections})
+    sections = (load(Model), load(Optim), load(Train), load(Select), load(Compress), load(Eval))
+    quant = pick(Quant, "method", "steps", "fit", "calibration")  # what decides which code there is
+    built = build(document={"quant": quant} | {section.SECTION: to_dict(section) for section in sections})
     program, modules = built.program, built.modules()
     largest = sorted(modules.items(), key=lambda item: (-item[1], item[0]))
     rows = ["module,bytes", *(f"{name},{size:.0f}" for name, size in largest)]

@@ -54,6 +54,12 @@ def load(section: type[S], path: Path | str = PARAMS_FILE) -> S:
     return from_dict(section, values, str(path))
 
 
+def pick(section: type[S], *keys: str, path: Path | str = PARAMS_FILE) -> dict[str, Any]:
+    """Some keys of ``section``, read and checked as by :func:`load`: a stage that needs no more lists no more."""
+    values = to_dict(load(section, path))
+    return {key: values[key] for key in keys}
+
+
 def from_dict(section: type[S], values: dict[str, Any], where: str = "params") -> S:
     """Build ``section`` from a dict that must hold exactly its keys."""
     hints = typing.get_type_hints(section)

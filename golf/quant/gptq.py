@@ -40,9 +40,7 @@ class Inverse:
     order: Tensor  # (C,) int64
     factor: Tensor  # (C, C) fp32, upper triangular
     scale: float = 1.0  # the mean of the Hessian's diagonal where it is not 0, which the factor leaves out
-    rows: Tensor | None = (
-        None  # (R, R) fp32: such a factor of the outputs' Hessian; None: rows don't know of each other
-    )
+    rows: Tensor | None = None  # (R, R) fp32, such a factor of the outputs' Hessian; None: each row by itself
 
     @property
     def exponents(self) -> Tensor:

@@ -51,7 +51,10 @@ def test_params_yaml_holds_the_defaults_in_the_dataclass_order(section: str) -> 
 
 
 def read_by(stage: str) -> set[str]:
-    """The sections that the stage's module loads, by its literal ``load(Section)`` calls; seeds too."""
+    """The sections that the stage's module loads, by its literal ``load(Section)`` calls; seeds too.
+
+    And keys, by its literal ``pick(Section, "key")`` calls.
+    """
     path = locate(entry(STAGES[stage]["cmd"]), ROOT)
     assert path is not None, f"{stage} has no module"
     classes = {section.__name__: name for name, section in SECTIONS.items()}
@@ -64,6 +67,10 @@ def read_by(stage: str) -> set[str]:
                 f"{path}:{node.lineno}: load() takes a section by its literal name"
             )
             found.add(classes[node.args[0].id])
+        if name == "pick":
+            section, *names = node.args
+            assert isinstance(section, ast.Name), f"{path}:{node.lineno}: pick() takes a section by its literal name"
+            found |= {f"{classes[section.id]}.{ast.literal_eval(key)}" for key in names}
     return found
 
 
@@ -72,7 +79,7 @@ def test_a_stage_lists_what_it_reads_and_reads_what_it_lists(stage: str) -> None
     listed = set(STAGES[stage].get("params") or [])
     expected: set[str] = set()
     for section in read_by(stage) - EXEMPT:
-        whole = section == "seeds" or section in listed
+        whole = section == "seeds" or section in listed or "." in section
         expected |= {section} if whole else keys(section)
     if stage == "submission":  # it prints every section: whole ones, read as a mapping
         assert listed == set(ORDER) - EXEMPT - {"tracking"}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import golf.params
-from golf.params.base import Section, from_dict, load, load_seeds, read_seed, to_dict
+from golf.params.base import Section, from_dict, load, load_seeds, pick, read_seed, to_dict
 from golf.params.data import Data
 from golf.params.hardware import Hardware
 from golf.params.model import Model
@@ -227,3 +227,12 @@ def test_the_words_on_and_off_are_words_as_dvc_writes_them(tmp_path: Path) -> No
     )
     found = load(Hardware, path)
     assert (found.compile, found.graphs, found.strict_clock) == ("on", "off", False)
+
+
+def test_some_keys_alone_are_checked_with_all_others(tmp_path: Path) -> None:
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps({"quant": to_dict(Quant(bits=5))}))
+    assert pick(Quant, "bits", "steps", path=path) == {"bits": 5, "steps": "row"}
+    path.write_text(json.dumps({"quant": to_dict(Quant()) | {"damping": 0}}))
+    with pytest.raises(ConfigError, match=r"quant\.damping"):
+        pick(Quant, "bits", path=path)
