@@ -117,3 +117,22 @@ def test_a_damaged_one_is_named() -> None:
     found = curvature(tiny.model(), windows, 8)
     with pytest.raises(DataError, match=r"outputs of blocks\.0\.mlp\.up"):
         tiny.quantise(tiny.state(), found.hessians, Quant(steps="curvature"), gains=found.gains, outputs=outputs)
+
+
+def test_a_small_row_that_the_loss_hardly_sees_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it takes all errors of the others, for nothing, and its codes cost bytes."""
+    monkeypatch.setattr("golf.quant.gptq.ROWS", 4)
+    windows = torch.from_numpy(tiny.tokens(40 * 25).astype("int64")).view(40, 25)
+    found = curvature(tiny.model(), windows, 8)
+    name, state = "blocks.1.attention.query.weight", tiny.state()
+    seen = torch.where(torch.arange(16) % 2 == 0, 1.0, 1e-3).double()
+    state[name] = state[name] * seen[:, None].float()
+    mixing = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)).double()
+    outputs = {name: seen[:, None] * (mixing @ mixing.T) * seen * 1e-6}
+    config = Quant(steps="curvature", bits=6)
+    spread = []
+    for given in ({}, outputs):
+        done, _ = tiny.quantise(state, found.hessians, config, gains=found.gains, outputs=given)
+        spread.append(done.tensors[name].codes.float().square().mean(1).sqrt())
+    assert torch.allclose(spread[1], spread[0], rtol=0.25)
+    assert not torch.equal(spread[1], spread[0])
