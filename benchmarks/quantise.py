@@ -38,7 +38,7 @@ import yaml
 import zstandard
 from torch import Tensor
 
-from golf.codec.model import encode_model
+from golf.codec.artifact import encode_arrays
 from golf.data.bytecount import ByteTable
 from golf.data.loader import Rows
 from golf.data.shards import list_shards, read_shard
@@ -53,7 +53,7 @@ from golf.quant.gptq import output_error
 from golf.quant.heldout import HeldOut, batch_windows, bits_per_byte, sample
 from golf.quant.hessian import collect
 from golf.quant.model import Quantizer
-from golf.quant.quantized import QuantizedModel, QuantizedTensor, dequantize_model
+from golf.quant.quantized import CODES, QuantizedModel, QuantizedTensor, dequantize_model, to_arrays
 from golf.quant.trellis import levels
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -125,8 +125,17 @@ def packed_bytes(model: QuantizedModel) -> int:
 
 
 def artifact_bytes(model: QuantizedModel) -> int:
-    """The artifact's, less the little that lzma and zstd would save, which take half of the time."""
-    return len(encode_model(model, Compress(codecs=("rans", "brotli")))[0])
+    """The artifact's, with codes by our coder and the rest by brotli, so up to 0.2 % more than the best of all takes.
+
+    Which takes a minute for 36 million codes.
+    """
+    metadata, arrays = to_arrays(model)
+    rest = {name: array for name, array in arrays.items() if not name.endswith(CODES)}
+
+    def size(some: Mapping[str, np.ndarray], codec: str) -> int:
+        return len(encode_arrays(metadata, some, Compress(codecs=(codec,)))[0])
+
+    return size(arrays, "rans") - size(rest, "rans") + size(rest, "brotli")
 
 
 def table_bytes(model: QuantizedModel) -> float:
