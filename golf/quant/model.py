@@ -24,7 +24,7 @@ from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_file
 from golf.runtime.progress import Progress
 
-ROWS_DAMPING = 0.1  # of the mean diagonal: with 0.01 rows move three times as far, for the same loss (docs/log.md)
+ROWS_DAMPING = 0.1  # of the mean diagonal; with 0.01 rows that the loss hardly sees move far, for the same loss
 MOST_OCTAVES = 3  # that a tensor's steps may be off the mean: beyond it errors are no longer small
 
 
