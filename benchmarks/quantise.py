@@ -125,9 +125,9 @@ def packed_bytes(model: QuantizedModel) -> int:
 
 
 def artifact_bytes(model: QuantizedModel) -> int:
-    """The artifact's, with codes by our coder and the rest by brotli, so up to 0.2 % more than the best of all takes.
+    """The artifact's, with codes by our coder and the rest by brotli, not the best of all.
 
-    Which takes a minute for 36 million codes.
+    For 36 million codes with a step a row that was 0.12 % more, in 3 s of two cores instead of 54.
     """
     metadata, arrays = to_arrays(model)
     rest = {name: array for name, array in arrays.items() if not name.endswith(CODES)}

@@ -30,7 +30,10 @@ MOST_OCTAVES = 3  # that a tensor's steps may be off the mean: beyond it errors 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One quantised tensor. The errors are shares of the output's square, None where there is no Hessian."""
+    """One quantised tensor. The errors are shares of the output's square, by the Hessian: None without one.
+
+    With steps by curvature a token counts in it for the square of its gradient.
+    """
 
     name: str
     rows: int

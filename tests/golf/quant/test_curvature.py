@@ -49,9 +49,7 @@ def watched(model, module) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["blocks.1.mlp.up", "blocks.0.attention.key"])
 def test_a_token_counts_for_the_square_of_its_gradient(found, name: str) -> None:
-    """The mean of (g D x)^2 is that of the two sides' product where what a token weighs and its input are independent:
-    with one output exactly so, which a single row of errors is.
-    """
+    """In the Hessian of the inputs; that of the outputs is the mean outer product of the gradients."""
     model, _, result = found
     x, g = watched(model, model.get_submodule(name))
     expected = x.T @ (x * g.square().sum(1, keepdim=True)) / g.square().sum()
