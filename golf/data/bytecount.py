@@ -43,8 +43,8 @@ class ByteTable:
         ids = tokens.to(torch.int64)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
             raise DataError(
-                f"tokens of {int(ids.min())} to {int(ids.max())}, needed 0 to {self.vocab_size - 1} (the byte table): "
-                "these shards come from another tokenizer",
+                f"tokens of {int(ids.min())} to {int(ids.max())}, needed 0 to {self.vocab_size - 1}: "
+                "these shards come from another tokenizer than the byte table",
                 hint="dvc repro --force tokenize",
             )
         device = ids.device

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from golf.optim.state import check_state
 from golf.runtime.errors import DataError
 
 
@@ -114,9 +115,7 @@ class Averages:
             DataError: it was kept of another model, or with other decays.
         """
         own = self.state_dict()
-        for name in [*own, *state]:
-            if name not in own or name not in state or own[name].shape != state[name].shape:
-                raise DataError(f"averages: {name} is missing, unknown or of another shape in the checkpoint")
+        check_state("averages", {name: value.shape for name, value in own.items()}, state)
         for name, value in own.items():
             value.copy_(state[name])
         self._updates, self._late_updates, self._snapshots = (int(count) for count in state["counts"])

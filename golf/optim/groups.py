@@ -13,8 +13,8 @@ from golf.optim.adamw import AdamW
 from golf.optim.exchange import Peers, Replicated
 from golf.optim.muon import Muon
 from golf.optim.schedule import decay_scale
+from golf.optim.state import check_state
 from golf.params.optim import Optim
-from golf.runtime.errors import DataError
 
 
 class Optimizer:
@@ -120,9 +120,7 @@ class Optimizer:
             DataError: it is the state of another model's optimizer.
         """
         own = {f"{prefix}.{name}": s for prefix, part in self._parts().items() for name, s in part.shapes().items()}
-        for name in [*own, *state]:
-            if name not in own or name not in state or own[name] != state[name].shape:
-                raise DataError(f"optimizer state: {name} is missing, unknown or of another shape in the checkpoint")
+        check_state("optimizer state", own, state)
         for prefix, part in self._parts().items():
             start = f"{prefix}."
             part.load_state_dict({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})
