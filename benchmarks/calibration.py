@@ -63,7 +63,7 @@ def main() -> None:
     for steps in STEPS:
         target: float | None = None
         for name, chosen in texts.items():
-            found = calibrate(model, chosen, BATCH, steps, progress=False)
+            found = calibrate(model, chosen, steps, batch=BATCH, progress=False)
             config = Quant(bits=parsed.bits, steps=steps)
             quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, print, found.gains,
                                   found.outputs)  # fmt: skip

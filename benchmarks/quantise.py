@@ -315,7 +315,9 @@ def prepare(
     calibration, fresh, text = texts(parsed, spec, profile)
     parts = {"spec": spec, "state": state, "text": text, "bpb": bits_per_byte(model, text), "build": built}
     parts |= {"groups": tensor_groups(model), "device": parsed.device}
-    batch = batch_windows(calibration.tokens if isinstance(calibration, Rows) else calibration)
+    batch = batch_windows(
+        calibration.tokens if isinstance(calibration, Rows) else calibration, model.embed.weight.device
+    )
     parts["hessians"], parts["heldout"] = collect(model, calibration, batch), collect(model, fresh, BATCH)
     parts["curvature"] = curvature(model, calibration, batch)
     print(f"{name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)

@@ -26,7 +26,7 @@ from golf.params.quant import Quant
 from golf.quant.calibration import calibration_text
 from golf.quant.curvature import calibrate
 from golf.quant.fit import Fitted, fit
-from golf.quant.heldout import batch_windows, bits_per_byte, read_heldout
+from golf.quant.heldout import bits_per_byte, read_heldout
 from golf.quant.model import Quantizer, check_state, summary, write_table
 from golf.quant.quantized import QuantizedModel, dequantize_model, save
 from golf.runtime.apart import ask
@@ -58,7 +58,7 @@ def main() -> None:
         heldout = read_heldout(SHARDS, table, tokens=config.heldout_tokens, seq_len=config.seq_len, spec=spec, say=say)
     with watch.part("hessians"):
         text = calibration_text(model, SHARDS, config, spec, seed, say)
-        found = calibrate(model, text, batch_windows(text.tokens), config.steps)
+        found = calibrate(model, text, config.steps)
     with watch.part("gptq"):
         quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, say, found.gains,
                               found.outputs)  # fmt: skip

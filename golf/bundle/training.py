@@ -29,7 +29,7 @@ from golf.quant.calibration import calibration_text
 from golf.quant.candidates import Choice, choose
 from golf.quant.curvature import Curvature, calibrate
 from golf.quant.fit import fit
-from golf.quant.heldout import batch_windows, read_heldout
+from golf.quant.heldout import read_heldout
 from golf.quant.model import Quantizer
 from golf.quant.quantized import QuantizedModel
 from golf.quant.reserve import measure
@@ -132,7 +132,7 @@ def hessians(
         left -= time.perf_counter() - started
     else:
         left = math.inf
-    found = calibrate(model, text, batch_windows(text.tokens), config.steps, ranks, left, progress=ranks.first)
+    found = calibrate(model, text, config.steps, ranks, left, progress=ranks.first)
     if ranks.first:
         say(f"calibrated on {found.tokens:,} tokens in {time.perf_counter() - started:.2f} s, of {left:.2f} left")
     return found

@@ -54,7 +54,7 @@ class Passes:
 
     Args:
         text: (N, T+1) tokens, or the rows of a loader.
-        batch: rows a pass.
+        batch: rows a pass; 0: as many as :func:`golf.quant.heldout.batch_windows` says.
         device: where the tokens go.
         peers: who does the rest; None: nobody.
         seconds: passes that are not expected to end within are left out, but for the first.
@@ -79,7 +79,8 @@ class Passes:
         if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
             raise DataError(f"calibration: found windows {tuple(windows.shape)}, needed (1 or more, 2 or more)")
         self._text = text if isinstance(text, Rows) else Rows(text, None, text.shape[1] - 1)
-        self._batch, self._device, self._seconds = batch, device, seconds
+        self._batch = batch = batch or batch_windows(windows, device)
+        self._device, self._seconds = device, seconds
         self._peers = peers if peers is not None and peers.count > 1 else None
         index, count = (self._peers.index, self._peers.count) if self._peers else (0, 1)
         own = range(index, -(-self._text.tokens.shape[0] // batch), count)
@@ -189,7 +190,7 @@ def generate(model: Transformer, windows: int, seq_len: int, seed: int, peers: P
     """
     device = model.embed.weight.device
     text = torch.zeros(windows, seq_len + 1, dtype=torch.int64, device=device)
-    batch = batch_windows(text)
+    batch = batch_windows(text, device)
     index, count = (peers.index, peers.count) if peers is not None else (0, 1)
     head = next(module for module in model.modules() if isinstance(module, TiedHead))
     handle = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:, -1:], *arguments[1:]))

@@ -28,7 +28,7 @@ from golf.data.loader import Rows
 from golf.model.linear import Embedding, Linear, TiedHead
 from golf.model.transformer import Transformer
 from golf.quant.calibration import Passes, Peers
-from golf.quant.hessian import add, collect_over, tensor_name, watched
+from golf.quant.hessian import add, collect_over, gram, tensor_name, watched
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Curvature:
 def calibrate(
     model: Transformer,
     text: Tensor | Rows,
-    batch: int,
     steps: str,
     peers: Peers | None = None,
     seconds: float = math.inf,
     *,
+    batch: int = 0,
     progress: bool = True,
 ) -> Curvature:
     """What the quantiser with these ``steps`` (``quant.steps``) needs to know of the model; see :func:`curvature`.
@@ -56,10 +56,11 @@ def calibrate(
     Only steps by curvature take the backward pass: the others go by the inputs alone.
 
     Args:
-        model, text, batch: see there.
+        model, text: see there.
         steps: of the quantiser.
         peers: the ranks that share the text; each calls this and gets the whole result.
         seconds: what is not expected to be read within is left unread.
+        batch: rows a pass; 0: as :class:`Passes` chooses.
         progress: show a bar.
     """
     passes = Passes(text, batch, model.embed.weight.device, peers, seconds)
@@ -119,12 +120,12 @@ def _watch(sums: dict[str, dict[str, Tensor]], name: str, module: nn.Module, inp
     """A forward hook: add up what the gradient by ``output`` says of both sides."""
 
     def look(gradient: Tensor) -> None:
-        x, g = (part.detach().reshape(-1, part.shape[-1]).float() for part in (inputs[0], gradient))
-        squares = g.square().sum(1, keepdim=True)
-        add(sums["inputs"], name, x.T @ (x * squares))
-        add(sums["squares"], name, squares.sum())
+        x, g = (part.detach().reshape(-1, part.shape[-1]) for part in (inputs[0], gradient))
+        norms = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float32)
+        add(sums["inputs"], name, gram((x * norms).to(x.dtype)))
+        add(sums["squares"], name, norms.square().sum())
         if isinstance(module, Linear):
-            add(sums["outputs"], name, g.T @ g)
+            add(sums["outputs"], name, gram(g))
 
     output.register_hook(look)
 
@@ -148,5 +149,4 @@ class _Lookups(TorchFunctionMode):
         return result
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        flat = gradient.reshape(-1, gradient.shape[-1]).float()
-        add(self.outer, name, flat.T @ flat)
+        add(self.outer, name, gram(gradient.reshape(-1, gradient.shape[-1])))

@@ -68,6 +68,14 @@ def tensor_name(name: str, module: nn.Module) -> str:
     return "embed.weight" if isinstance(module, TiedHead) else f"{name}.weight"
 
 
+def gram(rows: Tensor) -> Tensor:
+    """X^T X of ``rows`` X (N, C), in fp32. On a GPU bf16 is multiplied as it is, and summed in fp32."""
+    if rows.dtype == torch.bfloat16 and rows.is_cuda:
+        return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    rows = rows.float()
+    return rows.T @ rows
+
+
 def add(sums: dict[str, Tensor], name: str, product: Tensor) -> None:
     """Add what a pass found in fp32, in fp64: no token is lost to a large sum."""
     sums[name] = sums[name] + product.double() if name in sums else product.double()
@@ -127,6 +135,5 @@ class _Collector:
         return {name: means[leader] for name, leader in self.leaders.items()}
 
     def _add(self, name: str, x: Tensor) -> None:
-        rows = x.detach().reshape(-1, x.shape[-1]).float()
-        add(self.sums, name, rows.T @ rows)
+        add(self.sums, name, gram(x.detach().reshape(-1, x.shape[-1])))
         self.uses[name] = self.uses.get(name, 0) + 1

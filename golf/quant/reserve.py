@@ -58,17 +58,17 @@ def measure(
         read = partial(training_text, shards, tokens=quant.calibration_tokens, seq_len=quant.seq_len, seed=seed)
         seconds += timed(lambda: read(spec=spec), device)
         text = read(spec=spec)
-        batch = batch_windows(text.tokens)
+        batch = batch_windows(text.tokens, device)
 
         def calibrated(passes: int) -> None:
             rows = slice(passes * count * batch)
             part = text._replace(tokens=text.tokens[rows], starts=None if text.starts is None else text.starts[rows])
-            calibrate(model, part, batch, quant.steps, peers, progress=False)
+            calibrate(model, part, quant.steps, peers, progress=False)
 
         seconds += extrapolated(calibrated, -(-text.tokens.shape[0] // (batch * count)), device)
     if candidates(train, select) > 1 and index == 0:
         windows = sample(shards, "heldout", tokens=select.tokens, seq_len=select.seq_len, seed=0, spec=spec)
-        state, batch = model.state_dict(), batch_windows(windows)
+        state, batch = model.state_dict(), batch_windows(windows, device)
         grids = (select.bits, select.clip_sigma, select.embed_bits, select.embed_clip_sigma)
 
         def scored(passes: int) -> None:

@@ -57,10 +57,10 @@ def everything(shards: Path, ranks: object = None) -> dict[str, torch.Tensor]:
     own = generate(tiny.model(), 5, 12, 3, ranks)
     masked = build(MASKED, tiny.state())
     found = {
-        "windows": calibrate(tiny.model(), WINDOWS, 2, "row", ranks, progress=False),
-        "documents": calibrate(masked, text, 3, "curvature", ranks, progress=False),
-        "few": calibrate(masked, text, 100, "curvature", ranks, progress=False),  # one pass for all ranks
-        "own": calibrate(tiny.model(), own, 1, "row", ranks, progress=False),
+        "windows": calibrate(tiny.model(), WINDOWS, "row", ranks, batch=2, progress=False),
+        "documents": calibrate(masked, text, "curvature", ranks, batch=3, progress=False),
+        "few": calibrate(masked, text, "curvature", ranks, batch=100, progress=False),  # one pass for all ranks
+        "own": calibrate(tiny.model(), own, "row", ranks, batch=1, progress=False),
     }
     numbers = {f"{key} {name}": value for key, part in found.items() for name, value in part.hessians.items()}
     numbers |= {f"{key} outputs {name}": value for key, part in found.items() for name, value in part.outputs.items()}
@@ -104,7 +104,7 @@ def test_one_process_sums_nothing() -> None:
         def sum_(self, tensor: torch.Tensor) -> "Rank":
             raise AssertionError("summed over one")
 
-    found = calibrate(tiny.model(), WINDOWS, 2, "curvature", Nobody(0, 1), progress=False)
+    found = calibrate(tiny.model(), WINDOWS, "curvature", Nobody(0, 1), batch=2, progress=False)
     alone = curvature(tiny.model(), WINDOWS, 2)
     assert torch.equal(found.hessians["blocks.0.mlp.up.weight"], alone.hessians["blocks.0.mlp.up.weight"])
     assert found.tokens == 11 * 20
@@ -204,7 +204,7 @@ def test_a_short_time_gives_the_hessians_of_what_was_read(monkeypatch: pytest.Mo
         return now[0]
 
     monkeypatch.setattr(time, "perf_counter", tick)
-    found = calibrate(tiny.model(), WINDOWS, 1, "row", None, 3.5, progress=False)
+    found = calibrate(tiny.model(), WINDOWS, "row", None, 3.5, batch=1, progress=False)
     assert 0 < found.tokens < 11 * 20
     expected = collect(tiny.model(), WINDOWS[: found.tokens // 20], 1)
     assert all(torch.equal(found.hessians[name], value) for name, value in expected.items())

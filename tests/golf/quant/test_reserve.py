@@ -63,7 +63,7 @@ def test_more_text_and_more_candidates_need_more(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(reserve, "calibrate", calibrate)
     monkeypatch.setattr(reserve, "score", score)
-    monkeypatch.setattr(reserve, "batch_windows", lambda windows: 2)
+    monkeypatch.setattr(reserve, "batch_windows", lambda windows, device: 2)
 
     def found(quant: Quant = QUANT, select: Select = SELECT, train: Train | None = None) -> float:
         return measure(shards, tiny.SPEC, train or Train(), select, quant, 5, "sdpa", CPU) / MARGIN
