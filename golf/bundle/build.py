@@ -33,7 +33,9 @@ PROGRAM = "golf.bundle.program"
 CHECK = "golf.bundle.check"
 # What the second calls of the first: these keep their names.
 EXPORTS = {
-    PROGRAM: [("golf.bundle.scoring", name) for name in ("check_vocabulary", "opened", "read_validation", "scorer")]
+    PROGRAM: [
+        ("golf.bundle.scoring", name) for name in ("check_vocabulary", "hasten", "opened", "read_validation", "scorer")
+    ]
 }
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"

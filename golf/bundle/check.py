@@ -10,6 +10,7 @@ import argparse
 import runpy
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -90,12 +91,19 @@ def shipped(program: Path) -> Any:
 
 
 def audit(parsed: argparse.Namespace) -> None:
-    """Run every check on the evaluator that ``evaluate`` uses; write audit.json. A failed check is a result."""
+    """Run every check on the evaluator that ``evaluate`` uses; write audit.json. A failed check is a result.
+
+    What is changed in a stream changes the shapes of its batches too. In bf16 that rounds as much as a leak would show,
+    so all of it is computed in fp32; then as ``evaluate`` does, with its kernels and graphs, on the unchanged stream.
+    """
     config, check, hardware = load(Eval, parsed.params), load(Audit, parsed.params), load(Hardware, parsed.params)
     program = shipped(parsed.program)
     tokens, counter = program.read_validation(parsed.shards, parsed.bytes)
-    with program.opened(parsed.artifact, hardware) as subject:
+    exact = replace(hardware, attention="sdpa")
+    with program.opened(parsed.artifact, exact) as subject, program.opened(parsed.artifact, hardware) as fast:
         program.check_vocabulary(subject.spec, counter)
+        subject.model.compute_dtype = torch.float32
+        program.hasten(fast.model, hardware, next(fast.model.parameters()).device)
         result = audit_evaluation(
             subject.model,
             tokens,
@@ -105,6 +113,7 @@ def audit(parsed: argparse.Namespace) -> None:
             bos_id=subject.spec.bos_id,
             recount=partial(recount, parsed=parsed) if countable(counter, parsed.tokenizer) else None,
             scorer=lambda short: program.scorer(subject.model, short),
+            as_run=lambda short: program.scorer(fast.model, short),
         )
         write_json(parsed.out / "audit.json", result)
 

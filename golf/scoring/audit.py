@@ -1,4 +1,4 @@
-"""Is a score legal? Nine checks on any scorer, from outside.
+"""Is a score legal? Ten checks on any scorer, from outside.
 
 The rules are the challenge's, written down in docs/rules.md. A scorer is run again and again on streams that are
 changed where it must not look; a control run without any change says how much noise to allow for.
@@ -35,8 +35,10 @@ CHECKS = (
     "once",
     "coverage",
     "bytes",
+    "as-run",
 )
 CHUNKS = 4  # of the sample: with fewer, hardly anything would be scored after an update
+REGROUPED = 8  # times fewer documents side by side in every other run
 
 
 def audit(
@@ -52,8 +54,9 @@ def audit(
     independent_documents: bool = False,
     order: str = "file",
     loaded: bool = False,
+    as_run: Callable[[], Scorer] | None = None,
 ) -> AuditReport:
-    """Run every check of :data:`CHECKS`: ten scoring passes at most and two distributions a position.
+    """Run every check of :data:`CHECKS`: eleven scoring passes at most and two distributions a position.
 
     Args:
         make_scorer: gives a fresh scorer at each call.
@@ -69,6 +72,7 @@ def audit(
         order: in which the scorer takes documents, by its own word; ``document-order`` fails for all but ``file``.
         loaded: ``make_scorer`` has all that it needs in memory: ``score-first`` then fails for a file that it reads,
             as it always does for one that is read by ``score`` or ``distribution``.
+        as_run: gives the scorer that makes the score, where that is one of less precision than ``make_scorer``'s.
 
     Returns:
         one finding a check, in that order.
@@ -94,7 +98,8 @@ def audit(
         "target": checks.target(subject, probe),
         "truncation": checks.truncation(subject, probe),
         "document-order": checks.document_order(subject, probe, independent_documents, order),
-        "score-first": checks.score_first(subject),
+        "as-run": checks.as_run(subject, as_run),
+        "score-first": checks.score_first(subject),  # behind all that score: it names what they read
         "once": checks.once(subject),
         "coverage": checks.coverage(subject),
         "bytes": checks.byte_counts(tokens, byte_counts, recount),
@@ -112,14 +117,15 @@ def audit_evaluation(
     bos_id: int = 1,
     recount: Callable[[Tensor], Tensor] | None = None,
     scorer: Callable[[Eval], Scorer] | None = None,
+    as_run: Callable[[Eval], Scorer] | None = None,
 ) -> dict[str, Any]:
     """Audit the evaluation that ships, on a sample of the validation split.
 
     The sample is scored by the same scorers as :func:`golf.scoring.evaluator.evaluate` uses, without a deadline, and
     with chunks so short that four fit into it (windows too, if need be): what happens at a chunk's edge is the same.
-    Every other scorer reads documents one by one instead of side by side. A changed stream changes which documents
-    stand side by side, and so the rounding, which learning enlarges: the control run then shows how much of that to
-    allow for, and a score that depended on the other rows would show in it too.
+    Every other scorer reads an eighth as many documents side by side. A changed stream changes which documents stand
+    side by side, and so the rounding, which learning enlarges: the control run then shows how much of that to allow
+    for, and a score that depended on the other rows would show in it too.
 
     Args:
         model: the artifact's model.
@@ -130,6 +136,7 @@ def audit_evaluation(
         bos_id: the token that begins a document.
         recount: tokens (N,) -> (N-1,) bytes of each target, counted independently of ``byte_table``.
         scorer: gives a fresh one for an eval section: a shipped program's; None: this package's.
+        as_run: the same of what makes the score, where ``scorer`` is more precise.
 
     Returns:
         JSON: :meth:`AuditReport.to_dict`, and ``sample``: its start, tokens, documents, bytes, the digest of its byte
@@ -140,7 +147,9 @@ def audit_evaluation(
     sample = tokens[start:stop].to("cpu", torch.int64)
     counts = byte_table.count(tokens[:stop].cpu())[start:] if start else byte_table.count(sample)
     short = shrink(config, sample.numel())
-    shapes = itertools.cycle((short, dataclasses.replace(short, lora_documents=1)))
+    documents = int((sample == bos_id).sum())
+    rows = max(min(documents, short.lora_documents) // REGROUPED, 1)
+    shapes = itertools.cycle((short, dataclasses.replace(short, lora_documents=rows)))
     fresh = partial(make_scorer, model, traced=True) if scorer is None else scorer
     report = audit(
         lambda: fresh(next(shapes)),
@@ -154,11 +163,12 @@ def audit_evaluation(
         independent_documents=config.ttt == "lora" and not config.phase_tokens and not config.tilt,
         order=config.order,
         loaded=True,
+        as_run=None if as_run is None else partial(as_run, short),
     )
     described = {
         "start": start,
         "tokens": sample.numel(),
-        "documents": int((sample == bos_id).sum()),
+        "documents": documents,
         "bytes": int(counts.sum()),
         "bytes_digest": counts_digest(counts),
         "seq_len": short.seq_len,

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from golf.scoring import probes
 from golf.scoring.probes import Probes
-from golf.scoring.protocol import Event
+from golf.scoring.protocol import Event, Scorer
 from golf.scoring.subject import CEILING, FLOOR, NOISE_FACTOR, RECOMPUTE, Subject, gap
 
 FRESH_NOISE = 1e-4  # nats; two fresh scorers agree so far before they have learnt anything
+WORTH = 1e-3  # nats a token that rounding may be worth, a fifth of what a record must win by
+ROUNDS = 0.05  # nats that it may move a score, on average
 
 Outcome = tuple[bool, str]
 Trial = tuple[str, Callable[[], float]]
@@ -249,3 +251,23 @@ def byte_counts(tokens: Tensor, counted: Tensor | None, recount: Tensor | None) 
             f"{first + 1}: {int(counted[first])} for {int(recount[first])}"
         )
     return True, f"{int(counted.sum())} bytes, recounted the same"
+
+
+def as_run(subject: Subject, make_scorer: Callable[[], Scorer] | None) -> Outcome:
+    """Rounding apart, what makes the score scores as what was audited: on average neither better nor worse.
+
+    The mean difference may exceed :data:`WORTH` by three standard errors: a sample is finite, rounding has no sign.
+    """
+    if make_scorer is None:
+        return True, "what makes the score is what was audited"
+    try:
+        scores, _ = subject.run(subject.tokens, make_scorer)
+    except Exception as error:
+        return False, f"the scorer raised {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    if scores.shape != subject.scores.shape:
+        return False, f"{scores.numel()} scores, audited {subject.scores.numel()}"
+    better = scores - subject.scores
+    mean, moved = float(better.mean()), float(better.abs().mean())
+    allowed = WORTH + 3.0 * float(better.std(correction=0)) / math.sqrt(better.numel())
+    evidence = f"{mean:+.2g} nats a token better than audited, tolerance {allowed:.2g}; moved by {moved:.2g} on average"
+    return abs(mean) <= allowed and moved <= ROUNDS, evidence

@@ -79,23 +79,23 @@ class Subject:
         """Nats that two scores may lie apart when they must be equal."""
         return min(max(NOISE_FACTOR * self.noise, FLOOR), CEILING)
 
-    def run(self, tokens: Tensor) -> tuple[Tensor, Sequence[Event]]:
-        """Scores of ``tokens`` by a fresh scorer, and its trace."""
-        scorer = self._made()
+    def run(self, tokens: Tensor, make_scorer: Callable[[], Scorer] | None = None) -> tuple[Tensor, Sequence[Event]]:
+        """Scores of ``tokens`` by a fresh scorer, be it of another maker, and its trace."""
+        scorer = self._made(make_scorer or self.make_scorer)
         with watched(self.read):
             scores = torch.as_tensor(scorer.score(tokens.clone()))
         return scores.detach().to("cpu", torch.float64).flatten(), tuple(scorer.trace)
 
     def distribution(self, tokens: Tensor, position: int) -> Tensor:
         """What a fresh scorer says that it scored ``tokens[position]`` with, float64, of whatever length it gives."""
-        scorer = self._made()
+        scorer = self._made(self.make_scorer)
         with watched(self.read):
             found = torch.as_tensor(scorer.distribution(tokens.clone(), position))
         return found.detach().to("cpu", torch.float64).flatten()
 
-    def _made(self) -> Scorer:
+    def _made(self, make_scorer: Callable[[], Scorer]) -> Scorer:
         with watched(self.read if self.loaded else set()):
-            return self.make_scorer()
+            return make_scorer()
 
 
 def gap(one: Tensor, other: Tensor, start: int, stop: int) -> float:

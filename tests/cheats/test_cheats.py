@@ -1,3 +1,4 @@
+import re
 import time
 from pathlib import Path
 
@@ -97,5 +98,43 @@ def test_markers_counted_as_text_are_caught_by_bytes_alone() -> None:
     assert "recounted" in report["bytes"].evidence
 
 
+class Rounded(honest.ChunkTTT):
+    """Computes in less precision than the one that is audited: a twin."""
+
+    bias = 0.0
+
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(tokens.numel() - 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return super().score(tokens) + 0.02 * noise + self.bias
+
+
+class Better(Rounded):
+    """Worth a little more where it is scored than where it is audited."""
+
+    bias = 0.005
+
+
+class Stops(honest.ChunkTTT):
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no more")
+
+
+@pytest.mark.parametrize(
+    ("scorer", "evidence"),
+    [
+        (Rounded, ""),
+        (honest.ChunkTTT, ""),
+        (Better, r"\+0\.00\d+ nats a token better than audited, tolerance 0\.00\d+; moved by 0\.0"),
+        (illegal.TargetInKey, r"\+0\.1\d* nats a token better"),
+        (illegal.SkippedTail, r"\d+ scores, audited 399"),
+        (Stops, "the scorer raised ValueError: no more"),
+    ],
+)
+def test_what_makes_the_score_may_differ_by_rounding_alone(scorer: type[Toy], evidence: str) -> None:
+    report = audit(honest.ChunkTTT, stream(), vocab_size=VOCAB, bos_id=BOS, as_run=scorer)
+    assert report.failed == (("as-run",) if evidence else ())
+    assert re.search(evidence, report["as-run"].evidence)
+
+
 def test_every_check_fails_some_cheat() -> None:
-    assert {*illegal.CHEATS.values(), "bytes"} == set(CHECKS)
+    assert {*illegal.CHEATS.values(), "bytes", "as-run"} == set(CHECKS)

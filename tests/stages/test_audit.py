@@ -14,9 +14,9 @@ from tests.stages.world import SEED, report, stage
 def test_the_shipped_program_passes_its_audit(world: Path) -> None:
     result = stage("audit", world, f"--seed={SEED}")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("\naudit: all 13 checks passed\n")
+    assert result.stdout.endswith("\naudit: all 14 checks passed\n")
     found = report(world, "audit")
-    assert found == {"seed": SEED, "passed": True, "checks": 13, **dict.fromkeys([*CHECKS, *STATIC], "passed")}
+    assert found == {"seed": SEED, "passed": True, "checks": 14, **dict.fromkeys([*CHECKS, *STATIC], "passed")}
     timing = report(world, "timing/audit")
     assert set(timing["evidence"]) == {*CHECKS, *STATIC}
     assert "recounted the same" in timing["evidence"]["bytes"]
@@ -31,7 +31,7 @@ def test_a_failed_check_is_reported_and_ends_the_stage(world: Path) -> None:
     result = stage("audit", world, f"--seed={SEED}")
     assert result.returncode == 65
     line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"audit: 2 of 13 checks failed (seed {SEED}): bytes: ")
+    assert line.startswith(f"audit: 2 of 14 checks failed (seed {SEED}): bytes: ")
     assert "byte-table: base of token " in line
     assert "docs/rules.md" in line
     assert "Traceback" not in result.stderr

@@ -37,7 +37,7 @@ def test_audit_passes_the_evaluator_that_ships(world: Path, tmp_path: Path) -> N
     run(world, "audit", out=tmp_path)
     report = json.loads((tmp_path / "audit.json").read_text())
     assert report["passed"], report
-    assert len(report["checks"]) == 9
+    assert len(report["checks"]) == 10
 
 
 def test_documents_are_learnt_from_by_the_program_as_audited(world: Path, tmp_path: Path) -> None:
@@ -110,9 +110,28 @@ class Again:
         Path({shard!r}).read_bytes()  # what it does with them shows in no score
         return self.honest.score(tokens)
 
-names = "check_vocabulary", "opened", "read_validation"
+names = "check_vocabulary", "hasten", "opened", "read_validation"
 sys.modules["cheat"] = types.SimpleNamespace(
     scorer=lambda model, config: Again(scoring.scorer(model, config)), **{{n: getattr(scoring, n) for n in names}})
+"""
+
+HASTENED = """
+import sys, types
+from golf.bundle import scoring
+
+class Better:
+    trace = ()
+    def __init__(self, honest):
+        self.honest = honest
+    def score(self, tokens):
+        return self.honest.score(tokens) * 0.9
+
+def scorer(model, config):
+    honest = scoring.scorer(model, config)
+    return Better(honest) if getattr(model, "graphs", False) else honest
+
+names = "check_vocabulary", "hasten", "opened", "read_validation"
+sys.modules["cheat"] = types.SimpleNamespace(scorer=scorer, **{n: getattr(scoring, n) for n in names})
 """
 
 
@@ -126,6 +145,16 @@ def test_a_program_that_reads_the_text_again_is_named(
     checks = json.loads((tmp_path / "audit.json").read_text())["checks"]
     assert [name for name, check in checks.items() if not check["passed"]] == ["score-first"]
     assert checks["score-first"]["evidence"].startswith(f"the scorer read {shard}")
+
+
+def test_a_program_that_scores_better_where_it_is_fast_is_named(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cheat", None)  # type: ignore[arg-type] - taken away behind the test
+    (tmp_path / "cheat.py").write_text(HASTENED)
+    run(world, "audit", out=tmp_path, program=tmp_path / "cheat.py")
+    checks = json.loads((tmp_path / "audit.json").read_text())["checks"]
+    assert [name for name, check in checks.items() if not check["passed"]] == ["as-run"]
 
 
 def test_an_adaptation_that_diverges_is_one_error_of_ours(world: Path, tmp_path: Path) -> None:

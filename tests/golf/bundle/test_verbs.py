@@ -15,6 +15,7 @@ from golf.data.bytecount import ByteTable
 from golf.data.shards import read_split, write_shard
 from golf.model.weights import load_state
 from golf.params.hardware import Hardware
+from golf.quant import calibration
 from golf.runtime.errors import DataError, FairwayError, MissingInput
 from golf.scoring.recorded import RecordedForward, forward_of, recordable
 from tests.programs import arguments, with_artifact
@@ -161,7 +162,7 @@ def test_train_reads_no_more_than_the_clock_leaves(
         return dataclasses.replace(real(*arguments), left_seconds=-1.0)
 
     monkeypatch.setattr(training, "train_among", late)
-    monkeypatch.setattr(training, "batch_windows", lambda windows: 1)
+    monkeypatch.setattr(calibration, "batch_windows", lambda windows, device: 1)
     run(world, "train", out=tmp_path / "out", **small_training(world, tmp_path))
     assert "calibrated on 64 tokens in" in capfd.readouterr().err, "one pass of four"
     own = small_training(world, tmp_path / "own", quant={"calibration": "self"})
