@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.quantise import BATCH, at_bytes, output_errors, scoring_text, windows
+from benchmarks.quantise import at_bytes, output_errors, scoring_text, windows
 from golf.model.published import load_published
 from golf.model.weights import build, tensor_groups
 from golf.params.quant import Quant
@@ -55,7 +55,7 @@ def main() -> None:
         "train, as many": windows(parsed.calibration, parsed.tokenizer, parsed.own, parsed.own_length),
         "self": own,
     }
-    fresh = collect(model, windows(parsed.heldout, parsed.tokenizer, parsed.windows // 2, 512), BATCH)
+    fresh = collect(model, windows(parsed.heldout, parsed.tokenizer, parsed.windows // 2, 512))
     text = scoring_text(parsed.score, parsed.tokenizer, parsed.scored, 1024)
     before = bits_per_byte(model, text)
     print(f"{parsed.weights.name}: {before:.5f} bpb before; {own[:, 1:].numel():,} tokens written in {seconds:.0f} s")
@@ -63,7 +63,7 @@ def main() -> None:
     for steps in STEPS:
         target: float | None = None
         for name, chosen in texts.items():
-            found = calibrate(model, chosen, steps, batch=BATCH, progress=False)
+            found = calibrate(model, chosen, steps, progress=False)
             config = Quant(bits=parsed.bits, steps=steps)
             quantizer = Quantizer(state, tensor_groups(model), found.hessians, config, spec, print, found.gains,
                                   found.outputs)  # fmt: skip

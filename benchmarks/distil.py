@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.quantise import BATCH, lost, quantised, quantizer_of, scoring_text, side_bytes, windows
+from benchmarks.quantise import lost, quantised, quantizer_of, scoring_text, side_bytes, windows
 from golf.data.bytecount import ByteTable
 from golf.model.published import load_published
 from golf.model.weights import build, tensor_groups
@@ -133,8 +133,8 @@ def main() -> None:
     parts: dict[str, Any] = {"spec": spec, "state": state, "groups": tensor_groups(model)}
     parts["build"] = lambda weights: build(spec, weights)
     parts["texts"] = {name: (part, bits_per_byte(model, part)) for name, part in texts.items()}
-    parts["hessians"] = collect(model, calibration, BATCH)
-    parts["curvature"] = curvature(model, calibration, BATCH)
+    parts["hessians"] = collect(model, calibration)
+    parts["curvature"] = curvature(model, calibration)
     with torch.no_grad():
         parts["teacher"] = [(part, F.log_softmax(model(part).float(), -1)) for part in training.split(ROWS)]
     pairs = [(parsed.rates[i], parsed.rates[i + 1]) for i in range(0, len(parsed.rates), 2)]

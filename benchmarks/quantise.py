@@ -50,7 +50,7 @@ from golf.params.quant import Quant
 from golf.quant.calibration import training_text
 from golf.quant.curvature import Curvature, curvature
 from golf.quant.gptq import output_error
-from golf.quant.heldout import HeldOut, batch_windows, bits_per_byte, sample
+from golf.quant.heldout import HeldOut, bits_per_byte, sample
 from golf.quant.hessian import collect
 from golf.quant.model import Quantizer
 from golf.quant.quantized import CODES, QuantizedModel, QuantizedTensor, dequantize_model, to_arrays
@@ -69,7 +69,6 @@ PLAIN: dict[str, dict[str, Any]] = {  # grids as wide as their codes: what is be
     "ternary": {"bits": 2, "clip_sigma": 1.6},
 }
 BESIDE = ("row", "column", "curvature")  # the variants shown at a plain option's bytes
-BATCH = 8  # windows a pass
 CLOSE, CLOSER = 0.002, 0.0008  # of the bytes: near enough to be called equal
 STREAM = 1 << 20  # bytes of a stream of brotli's
 PASSES = 8  # at most, to come that near
@@ -315,11 +314,8 @@ def prepare(
     calibration, fresh, text = texts(parsed, spec, profile)
     parts = {"spec": spec, "state": state, "text": text, "bpb": bits_per_byte(model, text), "build": built}
     parts |= {"groups": tensor_groups(model), "device": parsed.device}
-    batch = batch_windows(
-        calibration.tokens if isinstance(calibration, Rows) else calibration, model.embed.weight.device
-    )
-    parts["hessians"], parts["heldout"] = collect(model, calibration, batch), collect(model, fresh, BATCH)
-    parts["curvature"] = curvature(model, calibration, batch)
+    parts["hessians"], parts["heldout"] = collect(model, calibration), collect(model, fresh)
+    parts["curvature"] = curvature(model, calibration)
     print(f"{name}: {parts['bpb']:.5f} bpb before, {text.tokens:,} tokens scored", flush=True)
     return parts
 

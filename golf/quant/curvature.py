@@ -69,13 +69,13 @@ def calibrate(
     return Curvature(collect_over(model, passes, progress=progress), {}, {}, passes.done)
 
 
-def curvature(model: Transformer, text: Tensor | Rows, batch: int) -> Curvature:
+def curvature(model: Transformer, text: Tensor | Rows, batch: int = 0) -> Curvature:
     """The curvature of the loss on calibration text.
 
     Args:
         model: with its weights; left as it was.
         text: (N, T+1) int64 tokens, or rows whose documents are kept apart.
-        batch: rows a pass.
+        batch: rows a pass; 0: as :class:`Passes` chooses.
 
     Returns:
         for every matrix and table.

@@ -14,7 +14,7 @@ from golf.quant.calibration import Passes
 from golf.runtime.progress import Progress
 
 
-def collect(model: Transformer, text: Tensor | Rows, batch: int, *, progress: bool = False) -> dict[str, Tensor]:
+def collect(model: Transformer, text: Tensor | Rows, batch: int = 0, *, progress: bool = False) -> dict[str, Tensor]:
     """The Hessian of each matrix on calibration text.
 
     The tied embedding gets that of its role as output projection; what it does as a table of inputs has no such matrix,
@@ -24,7 +24,8 @@ def collect(model: Transformer, text: Tensor | Rows, batch: int, *, progress: bo
     Args:
         model: with its weights; left as it was.
         text: (N, T+1) tokens, the last of each window is not read; or rows whose documents are kept apart.
-        batch: rows a forward pass. The speed, and the order of summation.
+        batch: rows a forward pass, 0: as :class:`golf.quant.calibration.Passes` chooses. The speed, and the order of
+            summation.
         progress: show a bar.
 
     Returns:

@@ -180,6 +180,12 @@ def test_it_holds_what_it_needs_and_nothing_else(program: Path) -> None:
         assert file.testzip() is None
 
 
+def test_an_audit_finds_the_precision_where_it_sets_it() -> None:
+    """Of a model of the program, whose names are others: it would compute in bf16 on a GPU, and no test here see it."""
+    assert "compute_dtype=torch.bfloat16 if" in text_of(record())
+    assert re.search(r"\(\w+\.compute_dtype\)", text_of(record())), "what reads it"
+
+
 def test_their_sizes() -> None:
     # recorded steps and documents many in a row are 1,400 of them, Hessians of outputs and gradients 500
     assert len(shipped()) < 58_000

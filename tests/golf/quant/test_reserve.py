@@ -55,8 +55,8 @@ def test_more_text_and_more_candidates_need_more(tmp_path: Path, monkeypatch: py
     """Every pass of calibration costs 1 s, every pass of scoring 10: what is done is what is counted."""
     shards, hand = tiny.write_data(tmp_path), Hand(monkeypatch)
 
-    def calibrate(model: object, text: object, batch: int, *rest: object, **more: object) -> None:
-        hand.now += -(-text.tokens.shape[0] // batch)
+    def calibrate(model: object, text: object, *rest: object, **more: object) -> None:
+        hand.now += -(-text.tokens.shape[0] // 2)
 
     def score(name: str, state: object, spec: object, heldout: object, *rest: object) -> None:
         hand.now += 10 * -(-heldout.windows.shape[0] // 2)
