@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from golf.data.tokenizer import SPACE_MARK, load_sentencepiece
+from golf.data.vocabulary import check_ids
 from golf.runtime.errors import DataError, MissingInput
 from golf.runtime.files import write_bytes
 
@@ -41,12 +42,7 @@ class ByteTable:
             DataError: a token is outside the vocabulary.
         """
         ids = tokens.to(torch.int64)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
-            raise DataError(
-                f"tokens of {int(ids.min())} to {int(ids.max())}, needed 0 to {self.vocab_size - 1}: "
-                "these shards come from another tokenizer than the byte table",
-                hint="dvc repro --force tokenize",
-            )
+        check_ids(ids, self.vocab_size, "byte table")
         device = ids.device
         previous, target = ids[:-1], ids[1:]
         space = self.leading_space.to(device)[target] & ~self.boundary.to(device)[previous]

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from golf.params.base import Section
 
+MOST = 10_000  # of layers, heads, channels: beyond it memory ends before any check does
+
 
 @dataclass(frozen=True)
 class Model(Section):
@@ -53,7 +55,7 @@ class Model(Section):
     def __post_init__(self) -> None:
         counts = {"num_layers": 4, "num_heads": 4, "num_kv_heads": 1, "loop_passes": 2, "dim": 128, "bigram_dim": 64}
         for key, count in counts.items():
-            self.require(getattr(self, key) >= 1, key, "at least 1", count)
+            self.require(1 <= getattr(self, key) <= MOST, key, f"1 to {MOST}", count)
         for key, example in {"mlp_ratio": 3, "logit_softcap": 30, "embed_init_std": 0.005, "gate_scale": 0.5}.items():
             self.require(getattr(self, key) > 0, key, "above 0", example)
         for key in ("loop_passes", "mlp_ratio"):  # 16 times what the public records have

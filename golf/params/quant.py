@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from golf.params.base import Section
+from golf.params.base import MOST_CLIP, Section
 
 TERNARY_CLIP = 6.0  # standard deviations: the step itself with 2 bits, and half of it rounds to 0
-# From 762 deviations on (6 times the 127 steps of 8 bits, the widest grid) what lies within 3 of them rounds to 0.
-MOST_CLIP = 1000
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from golf.params.base import Section
+from golf.params.base import MOST_CLIP, Section
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class Select(Section):
         self.require(2 <= self.bits <= 7, "bits", "2 to 7", 6)
         self.require(2 <= self.embed_bits <= 8, "embed_bits", "2 to 8", 8)
         for key in ("clip_sigma", "embed_clip_sigma"):
-            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
+            self.require(0 < getattr(self, key) <= MOST_CLIP, key, f"above 0, at most {MOST_CLIP}", 12.85)
         self.require(self.tokens >= 256, "tokens", "at least 256", 16_384)
         self.require(self.seq_len >= 16, "seq_len", "at least 16", 512)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from golf.params.base import Section
+from golf.params.base import MOST_CLIP, Section
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Train(Section):
         for key in ("qat_bits", "qat_embed_bits"):
             self.require(2 <= getattr(self, key) <= 8, key, "2 to 8", 6)
         for key in ("qat_clip_sigma", "qat_embed_clip_sigma"):
-            self.require(getattr(self, key) > 0, key, "above 0", 12.85)
+            self.require(0 < getattr(self, key) <= MOST_CLIP, key, f"above 0, at most {MOST_CLIP}", 12.85)
         self._check_growth()
         for key in ("swa_every", "log_every"):
             self.require(getattr(self, key) >= 1, key, "at least 1", 10)

@@ -19,12 +19,13 @@ from torch import Tensor
 from golf.data.loader import Rows, Stream
 from golf.data.packing import PackedLoader, document_starts
 from golf.data.shards import list_shards, read_shard
+from golf.data.vocabulary import check_ids
 from golf.model.attention import Documents
 from golf.model.linear import TiedHead
 from golf.model.transformer import Transformer
 from golf.model.weights import ModelSpec
 from golf.params.quant import Quant
-from golf.quant.heldout import Say, batch_windows, check_tokens, sample
+from golf.quant.heldout import Say, batch_windows, sample
 from golf.runtime.errors import DataError
 
 ROW_SEGMENTS = 4  # of seq_len tokens, a row of documents: few begin in the middle of one
@@ -174,7 +175,7 @@ def training_text(
     if say is not None and rows * row_tokens < tokens - row_tokens:
         say(f"train text holds {rows * row_tokens:,} of the {tokens:,} tokens asked for: taking all")
     found = loader.read(0, rows, seq_len)
-    check_tokens(found.tokens, "train", shards, spec)
+    check_ids(found.tokens, spec.vocab_size, f"{shards}: train split", "dvc repro train")
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from golf.data.bytecount import ByteTable
 from golf.data.loader import windows
 from golf.data.shards import list_shards, read_shard, read_split
+from golf.data.vocabulary import check_ids
 from golf.model.transformer import Transformer
 from golf.model.weights import ModelSpec
 from golf.runtime.errors import DataError
@@ -61,23 +62,8 @@ def sample(
     if available < wanted and say is not None:
         say(f"{split} text holds {available * seq_len:,} of the {tokens:,} tokens asked for: taking all")
     chosen = windows(stream, seq_len, min(wanted, available), seed)
-    check_tokens(chosen, split, shards, spec)
+    check_ids(chosen, spec.vocab_size, f"{shards}: {split} split", "dvc repro train")
     return chosen
-
-
-def check_tokens(chosen: Tensor, split: str, shards: Path | str, spec: ModelSpec) -> None:
-    """Refuse text of another tokenizer.
-
-    Raises:
-        DataError: a token outside the model's vocabulary.
-    """
-    largest = int(chosen.max())
-    if largest >= spec.vocab_size:
-        raise DataError(
-            f"{shards}: found token {largest} in the split {split!r}, needed less than {spec.vocab_size}, "
-            "the model's vocabulary: other shards than it was trained on",
-            hint="dvc repro train",
-        )
 
 
 def read_heldout(

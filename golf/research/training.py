@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from golf.data.loader import Stream, WindowLoader
+from golf.data.vocabulary import check_ids
 from golf.model.linear import Embedding, Linear
 from golf.model.transformer import Transformer
 from golf.optim.groups import build_optimizer
@@ -59,11 +60,7 @@ class Text:
         Raises:
             DataError: a token is V or more.
         """
-        if tokens.numel() and int(tokens.max()) >= self.vocab_size:
-            raise DataError(
-                f"{split}: found token {int(tokens.max())}, needed 0 to {self.vocab_size - 1} (the vocabulary)",
-                hint="dvc repro --force tokenize",
-            )
+        check_ids(tokens, self.vocab_size, split)
 
 
 @dataclass(frozen=True)

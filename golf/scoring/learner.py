@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from golf.data.vocabulary import check_ids
 from golf.params.eval import Eval
 from golf.runtime.errors import DataError
 from golf.scoring.recorded import forward_of
@@ -41,12 +42,7 @@ def check_stream(model: nn.Module, tokens: Tensor, position: int = 1) -> None:
     count, vocab_size = tokens.numel(), int(getattr(model, "vocab_size"))  # noqa: B009 - any module's
     if tokens.dim() != 1 or count < 2:
         raise DataError(f"a stream of shape {tuple(tokens.shape)} has no target: needed two tokens or more")
-    if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        raise DataError(
-            f"tokens of {int(tokens.min())} to {int(tokens.max())}, needed 0 to {vocab_size - 1}: "
-            "these shards come from another tokenizer than the artifact",
-            hint="dvc repro --force tokenize",
-        )
+    check_ids(tokens, vocab_size, "stream")
     if not 1 <= position < count:
         raise DataError(f"position {position} is no target of a stream of {count} tokens")
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from golf.data.loader import Loader, Rows
+from golf.data.vocabulary import check_ids
 from golf.model.attention import Documents
-from golf.runtime.errors import DataError
 from golf.train.distributed import Ranks
 
 READ_AHEAD = 2  # steps
@@ -107,12 +107,7 @@ class Feed:
     def _read(self, request: Request) -> Rows:
         share = request.rows // self._ranks.count
         rows = self._loader.read(request.first + self._ranks.index * share, share, request.seq_len)
-        if int(rows.tokens.max()) >= self._vocab_size:
-            raise DataError(
-                f"row {request.first}: found token {int(rows.tokens.max())}, needed 0 to {self._vocab_size - 1}: "
-                "another tokenizer wrote this shard",
-                hint="dvc repro --force tokenize",
-            )
+        check_ids(rows.tokens, self._vocab_size, f"row {request.first}")
         if self._pool is None:
             return rows
         return rows._replace(

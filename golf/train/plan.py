@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from golf.data.shards import list_shards, read_shard
+from golf.data.vocabulary import check_ids
 from golf.model.transformer import Transformer
 from golf.params.base import to_dict
 from golf.params.hardware import Hardware
@@ -186,11 +187,13 @@ def check(config: TrainConfig) -> None:
     """Refuse what would fail the run later; reads a little of each shard, computes nothing.
 
     Raises:
-        ConfigError: the sections do not go together, or the GPU has no bf16.
+        ConfigError: the seed is not one of torch's, the sections do not go together, or the GPU has no bf16.
         DataError: a shard holds tokens that are not of the vocabulary, or all of them too few tokens.
         FairwayError: the weights will not fit on the disk.
         OSError: the output folder is not writable.
     """
+    if not 0 <= config.seed < 1 << 63:
+        raise ConfigError(f"--seed: found {config.seed}, needed 0 to 2^63 - 1", hint="--seed 42")
     check_loop(config.train, config.model)
     if config.train.pack == "documents" and not config.model.document_mask:
         raise ConfigError(
@@ -247,12 +250,7 @@ def check_shards(config: TrainConfig) -> None:
     for path in paths:
         shard = read_shard(path)
         tokens += shard.size
-        if shard.size and int(shard[:CHECKED_TOKENS].max()) >= config.vocab_size:
-            raise DataError(
-                f"{path}: found token {int(shard[:CHECKED_TOKENS].max())}, needed 0 to {config.vocab_size - 1}: "
-                "another tokenizer wrote this shard",
-                hint="dvc repro --force tokenize",
-            )
+        check_ids(shard[:CHECKED_TOKENS], config.vocab_size, str(path))
     train = config.train
     if paths and tokens <= train.batch_tokens:
         unit = train.micro_batch_tokens if tokens > train.micro_batch_tokens else train.seq_len

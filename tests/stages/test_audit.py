@@ -71,7 +71,7 @@ def test_what_the_program_refuses_is_one_line(world: Path) -> None:
     write_shard(world / "data/shards/val_000000.bin", np.array([1, *[9000] * 1199], np.uint16))
     result = stage("audit", world, f"--seed={SEED}")
     assert result.returncode == 65
-    assert "check_gpt.py audit: tokens of 1 to 9000, needed 0 to 299" in result.stderr
+    assert "check_gpt.py audit: byte table: found token 9000, needed 0 to 299" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (world / f"reports/audit/{SEED}.json").exists()
 

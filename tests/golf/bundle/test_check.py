@@ -82,7 +82,8 @@ def test_missing_inputs_are_named(world: Path, tmp_path: Path, key: str) -> None
 
 @pytest.mark.parametrize("verb", ["audit", "score"])
 @pytest.mark.parametrize(
-    ("tokens", "text"), [([1], "1 validation tokens, needed 2 or more"), ([1, 9, 400], "come from another tokenizer")]
+    ("tokens", "text"),
+    [([1], "1 validation tokens, needed 2 or more"), ([1, 9, 400], "another tokenizer wrote")],
 )
 def test_what_the_program_refuses_is_one_error_of_ours(
     world: Path, tmp_path: Path, verb: str, tokens: list[int], text: str

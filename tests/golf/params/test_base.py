@@ -15,6 +15,7 @@ from golf.params.hardware import Hardware
 from golf.params.model import Model
 from golf.params.optim import Optim
 from golf.params.quant import Quant
+from golf.params.select import Select
 from golf.params.train import Train
 from golf.runtime.errors import ConfigError, Exit, MissingInput
 
@@ -95,7 +96,11 @@ def outcome(section: type[Section], key: str, value: object) -> tuple[object, st
         (Hardware, "threads", 10**6, "hardware.threads: found 1000000, needed at most 1024. Try: .*threads=1$"),
         (Hardware, "nccl_timeout", 1e18, r"hardware.nccl_timeout: found 1e\+18, needed at most 86400. Try: "),
         (Model, "mlp_ratio", 1e300, r"model.mlp_ratio: found 1e\+300, needed at most 64. Try: .*mlp_ratio=3$"),
-        (Model, "loop_passes", 10**6, "model.loop_passes: found 1000000, needed at most 64. Try: .*loop_passes=3$"),
+        (Model, "loop_passes", 10**6, "model.loop_passes: found 1000000, needed 1 to 10000. Try: .*loop_passes=2$"),
+        (Model, "num_layers", 10**9, "model.num_layers: found 1000000000, needed 1 to 10000. Try: .*num_layers=4$"),
+        (Model, "dim", 1 << 17, "model.dim: found 131072, needed 1 to 10000. Try: .*dim=128$"),
+        (Select, "clip_sigma", 1e9, r"select.clip_sigma: found 1000000000.0, needed above 0, at most 1000"),
+        (Train, "qat_embed_clip_sigma", 1e9, "train.qat_embed_clip_sigma: found 1000000000.0, needed above 0"),
         (Model, "dim", 131, r"model.dim: found 131, needed a multiple of num_heads \(2\)"),
         (Model, "num_heads", 5, r"model.dim: found 96, needed a multiple of num_heads \(5\)"),
         (Model, "num_kv_heads", 3, "needed a divisor of 2"),
