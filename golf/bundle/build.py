@@ -32,11 +32,7 @@ from golf.runtime.syntax import absolute, running_nodes
 PROGRAM = "golf.bundle.program"
 CHECK = "golf.bundle.check"
 # What the second calls of the first: these keep their names.
-EXPORTS = {
-    PROGRAM: [
-        ("golf.bundle.scoring", name) for name in ("check_vocabulary", "hasten", "opened", "read_validation", "scorer")
-    ]
-}
+EXPORTS = {PROGRAM: [("golf.bundle.scoring", name) for name in ("hasten", "opened", "read_validation", "scorer")]}
 LAUNCHER = "golf.bundle.launcher"
 PACKAGE = "golf"
 # What ships in place of modules that tell how a run goes, or guard what others go on from.

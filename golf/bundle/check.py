@@ -25,6 +25,7 @@ from golf.data.bytecount import ByteTable, load_sentencepiece
 from golf.data.encode import Encoder
 from golf.data.sidecar import TokenBytes
 from golf.data.transform import marker_ids
+from golf.data.vocabulary import check_vocabulary
 from golf.params.audit import Audit
 from golf.params.base import load
 from golf.params.eval import Eval
@@ -101,7 +102,7 @@ def audit(parsed: argparse.Namespace) -> None:
     tokens, counter = program.read_validation(parsed.shards, parsed.bytes)
     exact = replace(hardware, attention="sdpa")
     with program.opened(parsed.artifact, exact) as subject, program.opened(parsed.artifact, hardware) as fast:
-        program.check_vocabulary(subject.spec, counter)
+        check_vocabulary(counter.vocab_size, subject.spec.vocab_size)
         subject.model.compute_dtype = torch.float32
         program.hasten(fast.model, hardware, next(fast.model.parameters()).device)
         result = audit_evaluation(
@@ -129,7 +130,7 @@ def score(parsed: argparse.Namespace) -> None:
     else:
         tokens, counter = read_text(parsed.text, parsed.tokenizer)
     with program.opened(parsed.artifact, Hardware()) as subject:
-        program.check_vocabulary(subject.spec, counter)
+        check_vocabulary(counter.vocab_size, subject.spec.vocab_size)
         nll = -program.scorer(subject.model, config).score(tokens)
     result = total(nll, counter.count(tokens))
     print(f"{result.bits_per_byte:.6f} bpb  {result.tokens:,} tokens  {result.bytes:,} bytes")

@@ -16,6 +16,7 @@ from torch import Tensor
 from golf.codec.model import decode_model
 from golf.data.bytecount import ByteTable
 from golf.data.shards import read_sidecar, read_split
+from golf.data.vocabulary import check_vocabulary
 from golf.model.attention import choose_backend
 from golf.model.kernels.launch import kernels_available
 from golf.model.transformer import Transformer
@@ -66,7 +67,7 @@ def evaluate(parsed: argparse.Namespace, started: float) -> None:
             tokens, counter = read_validation(parsed.shards, parsed.bytes)
         with watch.part("decode"):
             subject = read_artifact(parsed.artifact, hardware, ranks)
-            check_vocabulary(subject.spec, counter)
+            check_vocabulary(counter.vocab_size, subject.spec.vocab_size)
         deadline = started + config.budget_seconds
         hasten(subject.model, hardware, ranks.device)
         result = evaluate_scores(subject.model, tokens, counter, config, deadline=deadline)
@@ -129,16 +130,3 @@ def read_validation(shards: Path, table: Path) -> tuple[Tensor, ByteCounter]:
             hint="give each val_*.bin its val_bytes_*.bin, or none",
         )
     return tokens, SidecarBytes(torch.from_numpy(sidecar.astype(np.int64)), counter.vocab_size)
-
-
-def check_vocabulary(spec: ModelSpec, counter: ByteCounter) -> None:
-    """Refuse a byte table of another vocabulary.
-
-    Raises:
-        DataError: the sizes differ.
-    """
-    if counter.vocab_size != spec.vocab_size:
-        raise DataError(
-            f"byte table of {counter.vocab_size} tokens, needed {spec.vocab_size}, the artifact's vocabulary",
-            hint="the bytes.safetensors of the tokenizer that the model was trained with",
-        )

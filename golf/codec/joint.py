@@ -12,8 +12,7 @@ from golf.codec.codecs import encode as encode_stream
 from golf.codec.lanes import CARRIED, FRAME, STATE, fits, lanes_of
 from golf.codec.rans_encoder import Matrix, describe, encode, fit_shapes, measure
 from golf.codec.streams import ArraySpec
-from golf.quant.trellis import PARITY_CHECKS
-from golf.runtime.errors import DataError
+from golf.quant.trellis import check_states
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,7 @@ def measure_groups(
     Raises:
         DataError: there is no trellis of that many states.
     """
-    if type(states) is not int or states not in (0, *PARITY_CHECKS):
-        known = ", ".join(map(str, PARITY_CHECKS))
-        raise DataError(f"artifact metadata: found a trellis of {states!r} states, needed 0 or one of {known}")
+    check_states(states, "artifact metadata")
     found: dict[int, list[Matrix]] = {}
     seconds: dict[int, float] = {}
     for i, group in enumerate(groups):

@@ -26,3 +26,15 @@ def check_ids(ids: Tensor | np.ndarray, vocab_size: int, text: str, hint: str = 
             f"{text}: found token {found}, needed 0 to {vocab_size - 1}: another tokenizer wrote this text",
             hint=hint,
         )
+
+
+def check_vocabulary(
+    found: int, needed: int, hint: str = "the bytes.safetensors of the tokenizer that the model was trained with"
+) -> None:
+    """Refuse a byte table of ``found`` tokens for a model of ``needed``.
+
+    Raises:
+        DataError: the sizes differ.
+    """
+    if found != needed:
+        raise DataError(f"byte table of {found} tokens, needed {needed}, the model's vocabulary", hint=hint)

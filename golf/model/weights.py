@@ -138,21 +138,31 @@ def build(
     else:
         with torch.device("meta"):
             model = Transformer(spec.config, spec.vocab_size, spec.bos_id, attention)
-        _check_state(model, state)
+        check_shapes("weights do not fit model.json", shapes(model.state_dict()), state)
         copies = {name: value.detach().to(device, torch.float32, copy=True) for name, value in state.items()}
         model.load_state_dict(copies, assign=True)
     model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return model
 
 
-def _check_state(model: Transformer, state: Mapping[str, Tensor]) -> None:
-    needed = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+def check_shapes(what: str, needed: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    """Refuse a ``state`` of other names or shapes than ``needed``, each told.
+
+    Raises:
+        DataError: there is one; ``what`` it begins with.
+    """
+    found = shapes(state)
     wrong = [f"{name} missing" for name in needed if name not in found]
-    wrong += [f"{name} unknown" for name in found if name not in needed]
     wrong += [
-        f"{name} is {found[name]}, needed {shape}" for name, shape in needed.items() if found.get(name, shape) != shape
+        f"{name} is {shape}, needed {tuple(needed[name])}" if name in needed else f"{name} unknown"
+        for name, shape in found.items()
+        if shape != needed.get(name)
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DataError(f"weights do not fit model.json: {'; '.join(wrong[:3])}{more}")
+        raise DataError(f"{what}: {'; '.join(wrong[:3])}{more}")
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Of each tensor, by name."""
+    return {name: tuple(value.shape) for name, value in state.items()}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from golf.optim.state import check_state
+from golf.model.weights import check_shapes, shapes
 from golf.runtime.errors import DataError
 
 
@@ -115,7 +115,7 @@ class Averages:
             DataError: it was kept of another model, or with other decays.
         """
         own = self.state_dict()
-        check_state("averages", {name: value.shape for name, value in own.items()}, state)
+        check_shapes("averages", shapes(own), state)
         for name, value in own.items():
             value.copy_(state[name])
         self._updates, self._late_updates, self._snapshots = (int(count) for count in state["counts"])

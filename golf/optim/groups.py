@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.transformer import Transformer
-from golf.model.weights import tensor_groups
+from golf.model.weights import check_shapes, tensor_groups
 from golf.optim.adamw import AdamW
 from golf.optim.exchange import Peers, Replicated
 from golf.optim.muon import Muon
 from golf.optim.schedule import decay_scale
-from golf.optim.state import check_state
 from golf.params.optim import Optim
 
 
@@ -120,7 +119,7 @@ class Optimizer:
             DataError: it is the state of another model's optimizer.
         """
         own = {f"{prefix}.{name}": s for prefix, part in self._parts().items() for name, s in part.shapes().items()}
-        check_state("optimizer state", own, state)
+        check_shapes("optimizer state", own, state)
         for prefix, part in self._parts().items():
             start = f"{prefix}."
             part.load_state_dict({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})

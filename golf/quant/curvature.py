@@ -101,7 +101,8 @@ def curvature_over(model: Transformer, passes: Passes, *, progress: bool = False
             for tokens, documents in passes:
                 model(tokens[:, :-1], tokens[:, 1:], **documents).sum().backward()
                 model.zero_grad(set_to_none=True)
-                bar.advance(1)
+                if bar is not None:
+                    bar.advance()
     finally:
         model.train(was_training)
         for handle in handles:

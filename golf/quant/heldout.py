@@ -13,7 +13,7 @@ from torch import Tensor
 from golf.data.bytecount import ByteTable
 from golf.data.loader import windows
 from golf.data.shards import list_shards, read_shard, read_split
-from golf.data.vocabulary import check_ids
+from golf.data.vocabulary import check_ids, check_vocabulary
 from golf.model.transformer import Transformer
 from golf.model.weights import ModelSpec
 from golf.runtime.errors import DataError
@@ -74,11 +74,7 @@ def read_heldout(
     Raises:
         MissingInput, DataError: see :func:`sample`; the byte table is another vocabulary's, or the text has no byte.
     """
-    if table.vocab_size != spec.vocab_size:
-        raise DataError(
-            f"byte table of {table.vocab_size} tokens, needed {spec.vocab_size}, the model's vocabulary",
-            hint="dvc repro train",
-        )
+    check_vocabulary(table.vocab_size, spec.vocab_size, "dvc repro train")
     chosen = sample(shards, "heldout", tokens=tokens, seq_len=seq_len, seed=0, spec=spec, say=say)
     total = sum(int(table.count(row).sum()) for row in chosen)
     if total == 0:

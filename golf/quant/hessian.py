@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ def collect_over(model: Transformer, passes: Passes, *, progress: bool = False) 
             for tokens, documents in passes:
                 model(tokens[:, :-1], **documents)
                 collector.end_pass()
-                bar.advance(1)
+                if bar is not None:
+                    bar.advance()
     finally:
         model.train(was_training)
         for handle in handles:
@@ -82,20 +84,9 @@ def add(sums: dict[str, Tensor], name: str, product: Tensor) -> None:
     sums[name] = sums[name] + product.double() if name in sums else product.double()
 
 
-def watched(passes: Passes, progress: bool) -> Progress | _Silent:
-    """A bar over ``passes``, or nothing that does as one."""
-    return Progress("calibrate", total=len(passes)) if progress else _Silent()
-
-
-class _Silent:
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        pass
+def watched(passes: Passes, progress: bool) -> AbstractContextManager[Progress | None]:
+    """A bar over ``passes``, or none."""
+    return Progress("calibrate", total=len(passes)) if progress else nullcontext()
 
 
 class _Collector:

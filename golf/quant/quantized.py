@@ -22,7 +22,7 @@ from golf.model.weights import ModelSpec, spec_from_dict, spec_to_dict
 from golf.quant.grid import LARGEST_STEP, max_code
 from golf.quant.steps import factors_of, steps_of
 from golf.quant.stored import DESCRIPTION, WEIGHTS, read_arrays
-from golf.quant.trellis import PARITY_CHECKS, levels
+from golf.quant.trellis import check_states, levels
 from golf.runtime.errors import ConfigError, DataError
 from golf.runtime.files import whole_file, write_json
 
@@ -162,8 +162,7 @@ def from_arrays(
     if type(usual) is not int or not isinstance(unusual, dict):
         raise DataError(f"{where}: found bits {usual!r} and bits_of {unusual!r}, needed an integer and a mapping")
     states = metadata.get("trellis", 0)
-    if type(states) is not int or states not in (0, *PARITY_CHECKS):
-        raise DataError(f"{where}: found a trellis of {states!r} states, needed 0 or one of {[*PARITY_CHECKS]}")
+    check_states(states, where)
     tensors: dict[str, QuantizedTensor | Tensor] = {}
     for key, array in arrays.items():
         name, ending = key.rpartition(".")[0], key[key.rfind(".") :]

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from golf.runtime.errors import DataError
+
 # States -> (h0, h1), the parity checks in octal as published: sum over i of h0[i] z0[t-i] + h1[i] z1[t-i] is even,
 # with z0 the lower and z1 the upper bit of the subset's number.
 PARITY_CHECKS = {4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10)}
@@ -36,6 +38,17 @@ def trellis(states: int) -> tuple[np.ndarray, np.ndarray]:
     # Level 2 m + offset has z1 = m & 1: n mod 4 = 2 (m mod 2) + offset.
     upper = np.array([0, 1])
     return offset, (state >> 1)[:, None] ^ (lower * (h0 >> 1)) ^ (upper * (h1 >> 1))
+
+
+def check_states(states: object, where: str) -> None:
+    """Refuse what is not 0, for none, and no number of states that is known.
+
+    Raises:
+        DataError: so it is.
+    """
+    if type(states) is not int or states not in (0, *PARITY_CHECKS):
+        known = ", ".join(map(str, PARITY_CHECKS))
+        raise DataError(f"{where}: found a trellis of {states!r} states, needed 0 or one of {known}")
 
 
 def levels(symbols: np.ndarray, states: int) -> np.ndarray:

@@ -187,13 +187,11 @@ def check(config: TrainConfig) -> None:
     """Refuse what would fail the run later; reads a little of each shard, computes nothing.
 
     Raises:
-        ConfigError: the seed is not one of torch's, the sections do not go together, or the GPU has no bf16.
+        ConfigError: the sections do not go together, or the GPU has no bf16.
         DataError: a shard holds tokens that are not of the vocabulary, or all of them too few tokens.
         FairwayError: the weights will not fit on the disk.
         OSError: the output folder is not writable.
     """
-    if not 0 <= config.seed < 1 << 63:
-        raise ConfigError(f"--seed: found {config.seed}, needed 0 to 2^63 - 1", hint="--seed 42")
     check_loop(config.train, config.model)
     if config.train.pack == "documents" and not config.model.document_mask:
         raise ConfigError(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from golf.model.transformer import Transformer
+from golf.model.weights import check_shapes, shapes
 from golf.optim.averaging import Averages
 from golf.optim.groups import Optimizer
-from golf.runtime.errors import DataError
 from golf.runtime.rng import rng_state, set_rng_state
 
 
@@ -55,13 +55,9 @@ class TrainState:
         Raises:
             DataError: they are of another configuration.
         """
-        own = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in _part(tensors, "model").items()}
-        wrong = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
-        if wrong or "run/place" not in tensors:
-            name = wrong[0] if wrong else "run/place"
-            what = f"{name} has shape {found.get(name)}, needed {own.get(name, (3,))}"
-            raise DataError(f"checkpoint of another configuration: {what}")
+        own = shapes(self.model.state_dict()) | {"run/place": (3,)}
+        found = _part(tensors, "model") | {name: tensors[name] for name in tensors if name == "run/place"}
+        check_shapes("checkpoint of another configuration", own, found)
         self.model.load_state_dict(_part(tensors, "model"))
         self.optimizer.load_state_dict(_part(tensors, "optimizer"))
         self.averages.load_state_dict(_part(tensors, "averages"))

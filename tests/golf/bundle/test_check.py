@@ -111,7 +111,7 @@ class Again:
         Path({shard!r}).read_bytes()  # what it does with them shows in no score
         return self.honest.score(tokens)
 
-names = "check_vocabulary", "hasten", "opened", "read_validation"
+names = "hasten", "opened", "read_validation"
 sys.modules["cheat"] = types.SimpleNamespace(
     scorer=lambda model, config: Again(scoring.scorer(model, config)), **{{n: getattr(scoring, n) for n in names}})
 """
@@ -131,7 +131,7 @@ def scorer(model, config):
     honest = scoring.scorer(model, config)
     return Better(honest) if getattr(model, "graphs", False) else honest
 
-names = "check_vocabulary", "hasten", "opened", "read_validation"
+names = "hasten", "opened", "read_validation"
 sys.modules["cheat"] = types.SimpleNamespace(scorer=scorer, **{n: getattr(scoring, n) for n in names})
 """
 

@@ -94,12 +94,6 @@ def test_compilation_is_chosen_with_a_reason() -> None:
     assert choose_compile(Hardware(compile="on"), torch.device("cpu"))[0]
 
 
-@pytest.mark.parametrize("seed", [-1, 1 << 63])
-def test_a_seed_that_torch_does_not_take_is_refused(tmp_path: Path, seed: int) -> None:
-    with pytest.raises(ConfigError, match=rf"--seed: found {seed}, needed 0 to 2\^63 - 1. Try: --seed 42"):
-        check(dataclasses.replace(make_config(tmp_path), seed=seed))
-
-
 def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     check(config)
